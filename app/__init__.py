@@ -1,0 +1,1 @@
+"""The front end: HTTP, job records, files. Never imports torch or the worker."""

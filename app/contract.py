@@ -1,0 +1,363 @@
+"""What crosses the border: requests as clients write them, jobs as they read them, and the life of a job.
+
+The REST surface, the queue and the worker all speak these models; `/openapi.json` is made from them.
+"""
+
+from datetime import datetime
+from enum import StrEnum
+from fractions import Fraction
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+
+
+class Strict(BaseModel):
+    """Unknown fields, NaN and infinity are refused."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+# --- what happened to the clip -------------------------------------------------------------------------------------
+
+
+class Downsample(Strict):
+    """Each measured pixel is the mean of a factor x factor block."""
+
+    kind: Literal["downsample"]
+    factor: int = Field(ge=2, le=16, examples=[4])
+
+
+class GaussianBlur(Strict):
+    """Every frame convolved with an isotropic Gaussian; sigma in pixels of the restored clip."""
+
+    kind: Literal["gaussian_blur"]
+    sigma: float = Field(gt=0.1, le=20, examples=[3.0])
+
+
+class TemporalAverage(Strict):
+    """Each measured frame is the mean of `window` neighbouring frames.
+
+    boundary: what lies beyond the ends: the first and last frame repeated, the clip going round, or nothing at all
+    (`valid`: the restored clip then has window - 1 frames more than the measured one).
+    """
+
+    kind: Literal["temporal_average"]
+    window: int = Field(ge=2, le=64, examples=[7])
+    boundary: Literal["replicate", "circular", "valid"] = "replicate"
+
+
+class Mask(Strict):
+    """Some pixels are lost: those where the clip's mask (`source.mask_upload_id`) is black."""
+
+    kind: Literal["mask"]
+
+
+Degradation = Annotated[Downsample | GaussianBlur | TemporalAverage | Mask, Field(discriminator="kind")]
+
+
+class Task(StrEnum):
+    """The tasks of the VISION-XL paper, each a named list of degradations."""
+
+    deblur = "deblur"
+    deblur_plus = "deblur_plus"
+    inpaint = "inpaint"
+    inpaint_plus = "inpaint_plus"
+    super_resolution_x4 = "super_resolution_x4"
+    super_resolution_x4_plus = "super_resolution_x4_plus"
+    temporal_deblur = "temporal_deblur"
+
+
+def degradations_of(task: Task) -> list[Degradation]:
+    """The degradations a task stands for; a `_plus` form averages seven frames first."""
+    if task is Task.temporal_deblur:
+        return [TemporalAverage(kind="temporal_average", window=13)]
+    temporal: list[Degradation] = []
+    if task.endswith("_plus"):
+        temporal = [TemporalAverage(kind="temporal_average", window=7)]
+    match task.removesuffix("_plus"):
+        case "deblur":
+            return [*temporal, GaussianBlur(kind="gaussian_blur", sigma=3.0)]
+        case "inpaint":
+            return [*temporal, Mask(kind="mask")]
+        case _:
+            return [*temporal, Downsample(kind="downsample", factor=4)]
+
+
+def task_of(degradation: list[Degradation]) -> str:
+    """The label under which metrics count a job: the task it equals or resembles, else `custom`."""
+    kinds = [d.kind for d in degradation]
+    plus = "_plus" if kinds[:1] == ["temporal_average"] and len(kinds) == 2 else ""
+    match kinds[1:] if plus else kinds:
+        case ["gaussian_blur"]:
+            return "deblur" + plus
+        case ["mask"]:
+            return "inpaint" + plus
+        case ["downsample"]:
+            return "super_resolution" + plus
+        case ["temporal_average"]:
+            return "temporal_deblur"
+        case _:
+            return "custom"
+
+
+# --- what the client asks for --------------------------------------------------------------------------------------
+
+
+class Source(Strict):
+    """The measured clip, and the mask that says which of its pixels are known (white)."""
+
+    upload_id: str = Field(pattern=r"^up_[0-9a-z]{26}$", examples=["up_01k2m3n4p5q6r7s8t9v0w1x2y3"])
+    mask_upload_id: str | None = Field(None, pattern=r"^up_[0-9a-z]{26}$")
+
+
+class SolverSettings(Strict):
+    """How the inverse problem is solved; what is left null follows the task (docs/algorithm.md)."""
+
+    steps: int = Field(25, ge=2, le=1000, description="sampler steps over the whole schedule; tau keeps the last of them")
+    tau: float | None = Field(None, gt=0, le=0.5, description="where sampling starts, as a share of the schedule")
+    eta: float | None = Field(None, ge=0, le=1, description="share of fresh noise when renoising")
+    lowpass: float | None = Field(None, ge=0, le=4, description="low-pass width is lowpass * sqrt(1 - abar) pixels")
+    init: Literal["every_frame", "first_frame", "random"] = "every_frame"
+    final: Literal["data", "prior"] = "data"
+    prompt: str = Field("", max_length=1000)
+    guidance: float = Field(0.6, ge=0, le=1, description="CFG++ weight; counts only with a prompt")
+    seed: int = Field(42, ge=0, lt=2**63)
+
+
+class OutputSettings(Strict):
+    """The file that comes back."""
+
+    container: Literal["mp4"] = "mp4"
+    codec: Literal["h264"] = "h264"
+    crf: int = Field(12, ge=0, le=40, description="x264 constant rate factor: lower is better and larger")
+    audio: Literal["copy", "none"] = "copy"
+
+
+class JobRequest(Strict):
+    """Restore an uploaded clip. Say what happened to it as `task` or as a list `degradation`, applied in order."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"source": {"upload_id": "up_01k2m3n4p5q6r7s8t9v0w1x2y3"}, "task": "deblur"},
+                {
+                    "source": {"upload_id": "up_01k2m3n4p5q6r7s8t9v0w1x2y3"},
+                    "degradation": [
+                        {"kind": "temporal_average", "window": 7},
+                        {"kind": "downsample", "factor": 4},
+                    ],
+                    "solver": {"seed": 7},
+                },
+            ]
+        }
+    )
+
+    source: Source
+    task: Task | None = None
+    degradation: list[Degradation] = Field(default_factory=list, max_length=8)
+    noise_sigma: float | None = Field(None, ge=0, le=0.5, description="standard deviation, pixels in [0, 1]; null: estimated")
+    solver: SolverSettings = Field(default_factory=SolverSettings)
+    output: OutputSettings = Field(default_factory=OutputSettings)
+    priority: Literal["high", "normal", "low"] = "normal"
+    cancel_after_seconds: int | None = Field(None, ge=1, le=7 * 86400, description="deadline, from creation")
+    expires_after_seconds: int | None = Field(None, ge=60, le=30 * 86400, description="how long the result is kept")
+    metadata: dict[str, JsonValue] = Field(default_factory=dict, max_length=50)
+
+    @model_validator(mode="after")
+    def _one_way_to_say_it(self) -> Self:
+        if (self.task is None) == (not self.degradation):
+            raise ValueError("give either task or a non-empty degradation")
+        masked = any(d.kind == "mask" for d in self.degradations())
+        if masked and self.source.mask_upload_id is None:
+            raise ValueError("a mask needs source.mask_upload_id")
+        if self.source.mask_upload_id is not None and not masked:
+            raise ValueError("source.mask_upload_id is given, but no degradation is a mask")
+        return self
+
+    def degradations(self) -> list[Degradation]:
+        """What happened to the clip, in order."""
+        return degradations_of(self.task) if self.task else self.degradation
+
+
+# --- uploads -------------------------------------------------------------------------------------------------------
+
+
+class MediaInfo(BaseModel):
+    """What decoding the file showed. Sizes are after rotation; `frames` were counted, not claimed."""
+
+    width: int
+    height: int
+    frames: int
+    frame_rate: str = Field(examples=["25/1"], description="mean rate; a rational number")
+    duration_seconds: float
+    codec: str
+    pixel_format: str
+    variable_frame_rate: bool = False
+    has_audio: bool = False
+    rotation: int = 0
+
+    @field_validator("frame_rate")
+    @classmethod
+    def _rational(cls, value: str) -> str:
+        Fraction(value)
+        return value
+
+
+class Upload(BaseModel):
+    """A file the service holds."""
+
+    id: str
+    kind: Literal["clip", "mask"] = "clip"
+    bytes: int
+    sha256: str
+    media: MediaInfo
+    warnings: list[str] = Field(default_factory=list)
+    created_at: datetime
+    expires_at: datetime
+
+
+# --- jobs ----------------------------------------------------------------------------------------------------------
+
+
+class JobStatus(StrEnum):
+    queued = "queued"
+    starting = "starting"
+    processing = "processing"
+    finalizing = "finalizing"
+    succeeded = "succeeded"
+    failed = "failed"
+    canceling = "canceling"
+    canceled = "canceled"
+    expired = "expired"
+
+
+TERMINAL = frozenset({JobStatus.succeeded, JobStatus.failed, JobStatus.canceled, JobStatus.expired})
+
+# The life of a job: from each state, the states it may go to. A lost or preempted worker sends a live job back to
+# `queued`; nothing leaves a terminal state but a retry, which queues the job again.
+TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
+    JobStatus.queued: frozenset({JobStatus.starting, JobStatus.canceled, JobStatus.expired, JobStatus.failed}),
+    JobStatus.starting: frozenset({JobStatus.processing, JobStatus.canceling, JobStatus.failed, JobStatus.queued}),
+    JobStatus.processing: frozenset({JobStatus.finalizing, JobStatus.canceling, JobStatus.failed, JobStatus.queued}),
+    JobStatus.finalizing: frozenset({JobStatus.succeeded, JobStatus.canceling, JobStatus.failed, JobStatus.queued}),
+    JobStatus.canceling: frozenset({JobStatus.canceled, JobStatus.failed}),
+    JobStatus.succeeded: frozenset(),
+    JobStatus.failed: frozenset({JobStatus.queued}),
+    JobStatus.canceled: frozenset({JobStatus.queued}),
+    JobStatus.expired: frozenset({JobStatus.queued}),
+}
+
+
+class Progress(BaseModel):
+    """How far the solver is; `frames_done` counts frame evaluations of the present stage."""
+
+    stage: Literal["queued", "loading", "decoding", "inverting", "sampling", "encoding", "done"]
+    percent: float = Field(ge=0, le=100)
+    frames_done: int = 0
+    frames_total: int = 0
+    seconds_per_frame: float | None = None
+    eta_seconds: float | None = None
+
+
+class JobSource(BaseModel):
+    """The measured clip as probed."""
+
+    width: int
+    height: int
+    frames: int
+    frame_rate: str
+    sha256: str
+
+
+class OutputInfo(BaseModel):
+    """The restored clip."""
+
+    width: int
+    height: int
+    frames: int
+    bytes: int
+    sha256: str
+
+
+class JobMetrics(BaseModel):
+    """Measured, never estimated; null until known. The residual is RMS of y - A x in [0, 1] pixel units."""
+
+    queue_seconds: float | None = None
+    gpu_seconds: float | None = None
+    seconds_per_frame: float | None = None
+    data_residual: float | None = None
+    data_residual_before: float | None = None
+    noise_sigma: float | None = None
+    psnr: float | None = None
+
+
+class JobError(BaseModel):
+    """Why a job failed."""
+
+    code: str
+    detail: str
+    retryable: bool
+
+
+class Version(BaseModel):
+    """What made the result."""
+
+    service: str
+    model: str
+    weights_sha256: str
+
+
+class Job(BaseModel):
+    """A restoration, from its request to its result."""
+
+    id: str
+    status: JobStatus
+    terminal: bool = False
+    request: JobRequest
+    source: JobSource
+    queue_position: int | None = None
+    attempt: int = 0
+    progress: Progress
+    output: OutputInfo | None = None
+    metrics: JobMetrics = Field(default_factory=JobMetrics)
+    error: JobError | None = None
+    warnings: list[str] = Field(default_factory=list)
+    version: Version | None = None
+    seed: int
+    created_at: datetime
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+    expires_at: datetime | None = None
+    urls: dict[str, str]
+
+    @model_validator(mode="after")
+    def _terminal_follows_status(self) -> Self:
+        self.terminal = self.status in TERMINAL
+        return self
+
+
+RESULT_FILES = {
+    "output": "output.mp4",
+    "preview": "preview.mp4",
+    "comparison": "comparison.mp4",
+    "manifest": "manifest.json",
+}
+
+
+def job_urls(job_id: str) -> dict[str, str]:
+    """Paths of a job and of all that hangs on it."""
+    base = f"/v1/jobs/{job_id}"
+    return {"self": base} | {name: f"{base}/{name}" for name in ("cancel", "events", *RESULT_FILES)}
+
+
+def result_key(job_id: str, name: str) -> str:
+    """Where in the store a result lies; name as in RESULT_FILES."""
+    return f"jobs/{job_id}/{RESULT_FILES[name]}"
+
+
+def upload_key(upload_id: str) -> str:
+    """Where in the store an upload lies."""
+    return f"uploads/{upload_id}"
+
+
+Manifest = dict[str, Any]

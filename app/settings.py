@@ -1,0 +1,65 @@
+"""Every setting of the service: an environment variable with the prefix VXL_."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+QUEUES = ("high", "normal", "low")  # RQ queues, in the order in which workers empty them
+
+
+class Settings(BaseSettings):
+    """Settings of API and worker; README lists them in one table."""
+
+    model_config = SettingsConfigDict(env_prefix="VXL_", extra="ignore", frozen=True)
+
+    # Where it listens and keeps things
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=1, le=65535)
+    data_dir: Path = Path("data")
+    store_url: str | None = None
+    redis_url: str | None = None
+
+    # The prior
+    model: str = "bundled"
+    revision: str | None = None
+    vae: str | None = None
+    vae_revision: str | None = None
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    device: str = "auto"
+    micro_batch: int = Field(4, ge=1)
+
+    # What a client may send
+    max_upload_bytes: int = Field(2 << 30, ge=1)
+    max_frames: int = Field(1000, ge=1)
+    max_pixels: int = Field(4096 * 2304, ge=1, description="of one frame")
+    min_side: int = Field(16, ge=1)
+    max_queue: int = Field(1000, ge=1)
+    probe_seconds: float = Field(60, gt=0)
+
+    # The worker
+    metrics_port: int = Field(9100, ge=0, le=65535, description="0 switches the worker's metrics server off")
+    heartbeat_seconds: float = Field(5, gt=0)
+    lease_seconds: float = Field(25, gt=0)
+    cancel_grace_seconds: float = Field(15, ge=0)
+    drain_seconds: float = Field(25, ge=0)
+    stall_seconds: float = Field(600, gt=0)
+    max_attempts: int = Field(3, ge=1)
+
+    # How long things are kept
+    upload_ttl_seconds: int = Field(24 * 3600, ge=1)
+    result_ttl_seconds: int = Field(7 * 24 * 3600, ge=1)
+
+    log_format: Literal["console", "json"] = "console"
+
+    @cached_property
+    def files(self) -> str:
+        """Where clips and results lie: a directory, or s3://bucket/prefix."""
+        return self.store_url or str(self.data_dir.resolve() / "files")
+
+    @cached_property
+    def scratch(self) -> Path:
+        """A local directory for files in the making."""
+        return self.data_dir.resolve() / "scratch"

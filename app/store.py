@@ -1,0 +1,84 @@
+"""Files by key, on a local disk or in S3. Keys are made here, never from what a client typed."""
+
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import LocalStore, ObjectStore, from_url
+
+CHUNK = 8 << 20
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """Size in bytes and entity tag of a stored file."""
+
+    size: int
+    etag: str
+
+
+class Store:
+    """Streams in, streams out; a file appears under its key only when it is whole."""
+
+    def __init__(self, location: str) -> None:
+        self.directory = None if "://" in location else Path(location)
+        if self.directory is not None:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._store: ObjectStore = LocalStore(self.directory)
+        else:
+            self._store = from_url(location)
+
+    async def put_stream(self, key: str, body: AsyncIterator[bytes]) -> None:
+        """Store what `body` yields; an error it raises leaves nothing behind."""
+        await obstore.put_async(self._store, key, body, use_multipart=True, chunk_size=CHUNK, max_concurrency=4)
+
+    def put_file(self, key: str, path: Path) -> None:
+        with path.open("rb") as file:
+            obstore.put(self._store, key, file, use_multipart=True, chunk_size=CHUNK)
+
+    def put_bytes(self, key: str, body: bytes) -> None:
+        obstore.put(self._store, key, body)
+
+    def info(self, key: str) -> FileInfo | None:
+        """Size and tag, or None where there is no such file."""
+        try:
+            meta = obstore.head(self._store, key)
+        except (FileNotFoundError, BaseError):
+            return None
+        return FileInfo(meta["size"], (meta["e_tag"] or f"{meta['size']:x}-{meta['last_modified'].timestamp():.0f}").strip('"'))
+
+    def read(self, key: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+        """Bytes start <= i < end in pieces of at most 8 MiB."""
+        info = self.info(key)
+        if info is None:
+            raise FileNotFoundError(key)
+        stop = info.size if end is None else min(end, info.size)
+        for at in range(start, stop, CHUNK):
+            yield bytes(obstore.get_range(self._store, key, start=at, end=min(at + CHUNK, stop)))
+
+    def fetch(self, key: str, scratch: Path) -> Path:
+        """A local path to read the file from: the file itself on a local disk, else a copy under `scratch`."""
+        if self.directory is not None:
+            return self.directory / key
+        path = scratch / key.replace("/", "_")
+        with path.open("wb") as file:
+            for piece in self.read(key):
+                file.write(piece)
+        return path
+
+    def delete(self, prefix: str) -> None:
+        """Remove the file `prefix`, and all files under it."""
+        paths = [meta["path"] for page in obstore.list(self._store, prefix) for meta in page]
+        if self.info(prefix) is not None:
+            paths.append(prefix)
+        for path in paths:
+            try:
+                obstore.delete(self._store, path)
+            except FileNotFoundError:
+                continue
+        if self.directory is not None:
+            shutil.rmtree(cast(Path, self.directory) / prefix, ignore_errors=True)

@@ -1,0 +1,210 @@
+"""Train the bundled checkpoint: a tiny SDXL pipeline (autoencoder, then UNet) on photographs, from scratch, on a CPU.
+
+    python tools/train_tiny_prior.py vae    --steps 6000      # the autoencoder
+    python tools/train_tiny_prior.py unet   --steps 16000     # the noise predictor on its latents
+    python tools/train_tiny_prior.py export                   # -> worker/models/tiny, diffusers format, fp16
+
+Each stage saves its state as it goes and, started again, goes on from there; the last quarter of `--steps` lowers the
+learning rate to zero, so a longer run may be asked for at any time before that.
+"""
+
+import argparse
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderTiny, EulerDiscreteScheduler, UNet2DConditionModel
+from tiny_text import save_text_parts
+from torch import Tensor, nn
+from training_images import Crops
+
+ROOT = Path(__file__).resolve().parent.parent
+STATE = ROOT / "build" / "tiny"
+TARGET = ROOT / "worker" / "models" / "tiny"
+
+LATENT_CHANNELS = 16  # as in SD 3 and Flux: at factor 4, four channels cap the round trip near 28 dB
+TEXT_WIDTH, POOLED_WIDTH = 32, 16
+MAX_TIMESTEP = 500  # tau never exceeds half of the schedule, so nothing above is ever asked for
+
+
+def build_vae() -> AutoencoderTiny:
+    """0.97 M parameters, factor 4."""
+    return AutoencoderTiny(
+        encoder_block_out_channels=(48, 48, 48),
+        decoder_block_out_channels=(48, 48, 48),
+        num_encoder_blocks=(1, 3, 3),
+        num_decoder_blocks=(3, 3, 1),
+        latent_channels=LATENT_CHANNELS,
+    )
+
+
+def build_unet() -> UNet2DConditionModel:
+    """4.8 M parameters with SDXL's conditioning: text states, pooled text and size embeddings."""
+    return UNet2DConditionModel(
+        sample_size=64,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        block_out_channels=(96, 96, 128),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D",) * 3,
+        mid_block_type="UNetMidBlock2DCrossAttn",
+        up_block_types=("UpBlock2D",) * 3,
+        attention_head_dim=(3, 3, 4),
+        cross_attention_dim=TEXT_WIDTH,
+        transformer_layers_per_block=1,
+        use_linear_projection=True,
+        norm_num_groups=16,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=6 * 8 + POOLED_WIDTH,
+    )
+
+
+def build_scheduler() -> EulerDiscreteScheduler:
+    """SDXL's own noise schedule."""
+    return EulerDiscreteScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        timestep_spacing="leading",
+        steps_offset=1,
+        prediction_type="epsilon",
+    )
+
+
+def learning_rate(step: int, steps: int, peak: float) -> float:
+    """Warm up over 100 steps, hold, then fall linearly over the last quarter."""
+    return peak * min(1.0, (step + 1) / 100, max(0.0, 4 * (steps - step) / steps))
+
+
+def training(
+    name: str, model: nn.Module, peak: float, steps: int, save_every: int = 250
+) -> Iterator[tuple[int, torch.optim.Optimizer, nn.Module]]:
+    """Yield (step, optimizer, average) for each step left to do; saves state atomically, prints the pace."""
+    state_file = STATE / f"{name}.pt"
+    optimizer = torch.optim.AdamW(model.parameters(), lr=peak, weight_decay=1e-4)
+    average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.999))
+    first = 0
+    if state_file.exists():
+        state = torch.load(state_file, weights_only=True)
+        model.load_state_dict(state["model"])
+        average.load_state_dict(state["average"])
+        optimizer.load_state_dict(state["optimizer"])
+        first = state["step"]
+
+    def save(step: int) -> None:
+        STATE.mkdir(parents=True, exist_ok=True)
+        parts = {"model": model, "average": average, "optimizer": optimizer}
+        torch.save({k: v.state_dict() for k, v in parts.items()} | {"step": step}, state_file.with_suffix(".tmp"))
+        os.replace(state_file.with_suffix(".tmp"), state_file)
+
+    started = time.monotonic()
+    for step in range(first, steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, steps, peak)
+        optimizer.zero_grad(set_to_none=True)
+        yield step, optimizer, average
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        average.update_parameters(model)
+        if (step + 1) % save_every == 0 or step + 1 == steps:
+            save(step + 1)
+            pace = (time.monotonic() - started) / (step + 1 - first)
+            print(f"{name} step {step + 1}/{steps}  {pace:.3f} s/step", flush=True)
+
+
+def batches(crops: Crops, count: int, size: int) -> Tensor:
+    return torch.from_numpy(crops.batch(count, size)).contiguous(memory_format=torch.channels_last)
+
+
+def train_vae(steps: int, seed: int) -> None:
+    """L1 + L2 of the reconstruction; latents kept at zero mean and unit variance, and robust to small errors."""
+    torch.manual_seed(seed)
+    vae = build_vae().to(memory_format=torch.channels_last)
+    crops = Crops(seed)
+    for step, _, _ in training("vae", vae, 1.5e-3, steps):
+        x = batches(crops, 16, 64)
+        with torch.autocast("cpu", torch.bfloat16):
+            z = vae.encode(x).latents.float()
+            jitter = torch.rand(z.shape[0], 1, 1, 1) * 0.08
+            y = vae.decode(z + jitter * torch.randn_like(z)).sample.float()
+        spread = z.mean((0, 2, 3)).square().mean() + (z.std((0, 2, 3)) - 1).square().mean()
+        error = (y - x).square().mean()
+        (4 * error + 0.5 * (y - x).abs().mean() + 0.02 * spread).backward()
+        if (step + 1) % 250 == 0:
+            psnr = -10 * torch.log10(error.detach() / 4)
+            print(f"vae {psnr:.2f} dB with jitter, latent std {z.std():.3f}", flush=True)
+
+
+def load_average(name: str, model: nn.Module) -> nn.Module:
+    """`model` with the averaged weights of the finished stage `name`."""
+    state = torch.load(STATE / f"{name}.pt", weights_only=True)["average"]
+    model.load_state_dict({k.removeprefix("module."): v for k, v in state.items() if k.startswith("module.")})
+    return model.eval().requires_grad_(False)
+
+
+def train_unet(steps: int, seed: int) -> None:
+    """Noise prediction (Ho et al. 2020) on the frozen autoencoder's latents, small timesteps drawn more often."""
+    torch.manual_seed(seed)
+    vae = load_average("vae", build_vae()).to(memory_format=torch.channels_last)
+    unet = build_unet().to(memory_format=torch.channels_last)
+    abar_table = build_scheduler().alphas_cumprod
+    crops = Crops(seed + 1)
+    text, pooled = torch.load(STATE / "empty_prompt.pt", weights_only=True)
+    losses: list[float] = []
+    for step, _, _ in training("unet", unet, 1e-3, steps):
+        count = 16
+        x = batches(crops, count, 128)
+        t = (torch.rand(count).square() * MAX_TIMESTEP).long() + 1
+        abar = abar_table[t].view(-1, 1, 1, 1)
+        size = torch.randint(64, 1280, (count, 2)).float()
+        time_ids = torch.cat([size, torch.zeros(count, 2), size], dim=1)
+        with torch.autocast("cpu", torch.bfloat16):
+            with torch.no_grad():
+                z = vae.encode(x).latents.float()
+            eps = torch.randn_like(z)
+            noisy = abar.sqrt() * z + (1 - abar).sqrt() * eps
+            guess = unet(
+                noisy,
+                t,
+                encoder_hidden_states=text.expand(count, -1, -1),
+                added_cond_kwargs={"text_embeds": pooled.expand(count, -1), "time_ids": time_ids},
+            ).sample.float()
+        loss = F.mse_loss(guess, eps)
+        loss.backward()
+        losses.append(loss.item())
+        if (step + 1) % 250 == 0:
+            print(f"unet loss {sum(losses[-250:]) / len(losses[-250:]):.4f}", flush=True)
+
+
+def export() -> None:
+    """Write the pipeline as diffusers reads it: fp16 safetensors, scheduler, text parts, model_index.json."""
+    vae, unet = load_average("vae", build_vae()), load_average("unet", build_unet())
+    vae.half().save_pretrained(TARGET / "vae", safe_serialization=True)
+    unet.half().save_pretrained(TARGET / "unet", safe_serialization=True)
+    build_scheduler().save_pretrained(TARGET / "scheduler")
+    save_text_parts(TARGET, TEXT_WIDTH, POOLED_WIDTH)
+    total = sum(f.stat().st_size for f in TARGET.rglob("*") if f.is_file())
+    print(f"{TARGET}: {total / 1e6:.2f} MB")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=("vae", "unet", "export"))
+    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    match args.stage:
+        case "vae":
+            train_vae(args.steps, args.seed)
+        case "unet":
+            train_unet(args.steps, args.seed)
+        case "export":
+            export()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The GPU side: one warm pipeline, one job at a time."""
