@@ -21,6 +21,8 @@ from tiny_text import save_text_parts
 from torch import Tensor, nn
 from training_images import Crops
 
+from worker.solver.prior import text_states
+
 ROOT = Path(__file__).resolve().parent.parent
 STATE = ROOT / "build" / "tiny"
 TARGET = ROOT / "worker" / "models" / "tiny"
@@ -80,13 +82,16 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
     return peak * min(1.0, (step + 1) / 100, max(0.0, 4 * (steps - step) / steps))
 
 
-def training(
-    name: str, model: nn.Module, peak: float, steps: int, save_every: int = 250
-) -> Iterator[tuple[int, torch.optim.Optimizer, nn.Module]]:
-    """Yield (step, optimizer, average) for each step left to do; saves state atomically, prints the pace."""
+def running_mean(average: Tensor, value: Tensor, count: int | Tensor) -> Tensor:
+    """Exponential moving average that forgets the first, untrained weights quickly."""
+    return average.lerp(value, max(0.001, float(9 / (10 + count))))
+
+
+def training(name: str, model: nn.Module, peak: float, steps: int, save_every: int = 250) -> Iterator[int]:
+    """Yield each step left to do, for the caller to run forward and backward; saves state, prints the pace."""
     state_file = STATE / f"{name}.pt"
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak, weight_decay=1e-4)
-    average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.999))
+    average = torch.optim.swa_utils.AveragedModel(model, avg_fn=running_mean)
     first = 0
     if state_file.exists():
         state = torch.load(state_file, weights_only=True)
@@ -106,7 +111,7 @@ def training(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps, peak)
         optimizer.zero_grad(set_to_none=True)
-        yield step, optimizer, average
+        yield step
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         average.update_parameters(model)
@@ -125,7 +130,7 @@ def train_vae(steps: int, seed: int) -> None:
     torch.manual_seed(seed)
     vae = build_vae().to(memory_format=torch.channels_last)
     crops = Crops(seed)
-    for step, _, _ in training("vae", vae, 1.5e-3, steps):
+    for step in training("vae", vae, 1.5e-3, steps):
         x = batches(crops, 16, 64)
         with torch.autocast("cpu", torch.bfloat16):
             z = vae.encode(x).latents.float()
@@ -139,23 +144,33 @@ def train_vae(steps: int, seed: int) -> None:
             print(f"vae {psnr:.2f} dB with jitter, latent std {z.std():.3f}", flush=True)
 
 
-def load_average(name: str, model: nn.Module) -> nn.Module:
-    """`model` with the averaged weights of the finished stage `name`."""
-    state = torch.load(STATE / f"{name}.pt", weights_only=True)["average"]
-    model.load_state_dict({k.removeprefix("module."): v for k, v in state.items() if k.startswith("module.")})
-    return model.eval().requires_grad_(False)
+def trained_vae() -> AutoencoderTiny:
+    """The autoencoder as its last step left it; the falling learning rate has averaged enough."""
+    vae = build_vae()
+    vae.load_state_dict(torch.load(STATE / "vae.pt", weights_only=True)["model"])
+    return vae.eval().requires_grad_(False)
+
+
+def trained_unet() -> UNet2DConditionModel:
+    """The UNet with its averaged weights."""
+    unet = build_unet()
+    average = torch.load(STATE / "unet.pt", weights_only=True)["average"]
+    unet.load_state_dict({k.removeprefix("module."): v for k, v in average.items() if k.startswith("module.")})
+    return unet.eval().requires_grad_(False)
 
 
 def train_unet(steps: int, seed: int) -> None:
     """Noise prediction (Ho et al. 2020) on the frozen autoencoder's latents, small timesteps drawn more often."""
     torch.manual_seed(seed)
-    vae = load_average("vae", build_vae()).to(memory_format=torch.channels_last)
+    vae = trained_vae().to(memory_format=torch.channels_last)
     unet = build_unet().to(memory_format=torch.channels_last)
     abar_table = build_scheduler().alphas_cumprod
     crops = Crops(seed + 1)
-    text, pooled = torch.load(STATE / "empty_prompt.pt", weights_only=True)
+    save_text_parts(STATE / "text", TEXT_WIDTH, POOLED_WIDTH)
+    build_scheduler().save_pretrained(STATE / "text" / "scheduler")
+    text, pooled = text_states(STATE / "text", "")
     losses: list[float] = []
-    for step, _, _ in training("unet", unet, 1e-3, steps):
+    for step in training("unet", unet, 1e-3, steps):
         count = 16
         x = batches(crops, count, 128)
         t = (torch.rand(count).square() * MAX_TIMESTEP).long() + 1
@@ -182,7 +197,7 @@ def train_unet(steps: int, seed: int) -> None:
 
 def export() -> None:
     """Write the pipeline as diffusers reads it: fp16 safetensors, scheduler, text parts, model_index.json."""
-    vae, unet = load_average("vae", build_vae()), load_average("unet", build_unet())
+    vae, unet = trained_vae(), trained_unet()
     vae.half().save_pretrained(TARGET / "vae", safe_serialization=True)
     unet.half().save_pretrained(TARGET / "unet", safe_serialization=True)
     build_scheduler().save_pretrained(TARGET / "scheduler")

@@ -1,0 +1,1 @@
+"""VISION-XL in pure torch; start reading at restore.py."""

@@ -1,0 +1,125 @@
+"""Operators and the data step, in float64 and against dense algebra."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from worker.solver.data_step import closed_form, conjugate_gradients, data_step
+from worker.solver.operators import Chain, Downsample, GaussianBlur, Mask, Operator, TemporalAverage
+
+FRAMES, HEIGHT, WIDTH = 5, 8, 12
+
+
+def mask(frames: int, height: int = HEIGHT, width: int = WIDTH) -> Mask:
+    generator = torch.Generator().manual_seed(3)
+    return Mask((torch.rand(frames, 1, height, width, generator=generator) > 0.5).double())
+
+
+BOUNDARIES = ("replicate", "circular", "valid")
+SINGLE: list[Operator] = [
+    Downsample(2),
+    Downsample(4),
+    GaussianBlur(0.7),
+    GaussianBlur(3.0),
+    *(TemporalAverage(window, boundary) for window in (2, 3, 4, 5) for boundary in BOUNDARIES),
+    mask(1),
+    mask(FRAMES),
+]
+CLOSED = [
+    *(Chain([operator]) for operator in SINGLE),
+    Chain([GaussianBlur(1.0), Downsample(2)]),
+    Chain([Downsample(2), GaussianBlur(1.0)]),
+    Chain([TemporalAverage(3), GaussianBlur(1.5)]),
+    Chain([GaussianBlur(1.5), TemporalAverage(4, "circular")]),
+    Chain([TemporalAverage(3, "valid"), Downsample(4)]),
+    Chain([TemporalAverage(2), TemporalAverage(3, "valid"), GaussianBlur(0.8), Downsample(2)]),
+    Chain([TemporalAverage(3), mask(1)]),
+]
+ITERATED = [
+    Chain([TemporalAverage(3), mask(FRAMES)]),
+    Chain([GaussianBlur(1.0), mask(1)]),
+    Chain([mask(1), GaussianBlur(1.0)]),
+    Chain([TemporalAverage(3, "valid"), Downsample(2), mask(3, HEIGHT // 2, WIDTH // 2)]),
+]
+
+
+def name(operator: Operator) -> str:
+    parts = operator.operators if isinstance(operator, Chain) else [operator]
+    return "+".join(f"mask{len(p.known)}" if isinstance(p, Mask) else repr(p) for p in parts)
+
+
+def random(*shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def dense(operator: Operator) -> Tensor:
+    """The operator as a matrix, a column for each pixel of a one-channel clip."""
+    size = FRAMES * HEIGHT * WIDTH
+    columns = [operator.A(unit.view(FRAMES, 1, HEIGHT, WIDTH)).flatten() for unit in torch.eye(size).double()]
+    return torch.stack(columns, dim=1)
+
+
+@pytest.mark.parametrize("operator", [*SINGLE, *CLOSED, *ITERATED], ids=name)
+def test_adjoint_is_the_transpose(operator: Operator) -> None:
+    """<A x, y> = <x, A_adjoint y> for all x, y."""
+    x = random(FRAMES, 3, HEIGHT, WIDTH)
+    y = random(*operator.A(x).shape)
+    torch.testing.assert_close((operator.A(x) * y).sum(), (x * operator.A_adjoint(y)).sum(), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("operator", [*CLOSED, *ITERATED], ids=name)
+@pytest.mark.parametrize("rho", [1e-3, 0.5])
+def test_data_step_solves_the_proximal_problem(operator: Chain, rho: float) -> None:
+    """The result is that of the dense normal equations (A^T A + rho I) x = A^T y + rho x0."""
+    x0 = random(FRAMES, 1, HEIGHT, WIDTH)
+    y = random(*operator.A(x0).shape)
+    matrix = dense(operator)
+    normal = matrix.T @ matrix + rho * torch.eye(matrix.shape[1], dtype=torch.float64)
+    right = matrix.T @ y.flatten() + rho * x0.flatten()
+
+    gram = closed_form(operator, y)
+    x = data_step(operator, gram, x0, y, rho).flatten()
+
+    assert (gram is None) == (operator in ITERATED)
+    if gram is None:  # iterated until the residual is 1e-5 of the first
+        assert torch.linalg.norm(normal @ x - right) <= 1e-5 * torch.linalg.norm(normal @ x0.flatten() - right)
+    else:
+        torch.testing.assert_close(x, torch.linalg.solve(normal, right), rtol=1e-9, atol=1e-9)
+
+
+def test_conjugate_gradients_solve_what_the_closed_form_solves() -> None:
+    operator = Chain([TemporalAverage(3), GaussianBlur(1.0)])
+    x0, y = random(FRAMES, 3, HEIGHT, WIDTH), random(FRAMES, 3, HEIGHT, WIDTH)
+    exact = data_step(operator, closed_form(operator, y), x0, y, 0.01)
+    iterated = x0 + conjugate_gradients(operator, operator.A_adjoint(y - operator.A(x0)), 0.01, tolerance=1e-10)
+    torch.testing.assert_close(iterated, exact, rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("operator", [*CLOSED, *ITERATED], ids=name)
+def test_lift_has_the_shape_and_the_brightness_of_the_clip(operator: Chain) -> None:
+    x = torch.full((FRAMES, 3, HEIGHT, WIDTH), 0.3, dtype=torch.float64)
+    y = operator.A(x)
+    t, c, h, w = y.shape
+    assert operator.clip_shape((t, c, h, w)) == x.shape
+    lifted = operator.lift(y)
+    assert lifted.shape == x.shape
+    if not any(isinstance(o, Mask) for o in operator.operators[:-1]):
+        torch.testing.assert_close(lifted, x, rtol=1e-6, atol=1e-6)
+
+
+def test_blur_wider_than_the_frame_keeps_the_brightness() -> None:
+    x = random(2, 3, 5, 7)
+    blurred = GaussianBlur(6.0).A(x)
+    torch.testing.assert_close(blurred.mean((-2, -1)), x.mean((-2, -1)), rtol=1e-12, atol=1e-12)
+
+
+def test_a_window_longer_than_the_clip_is_refused_without_padding() -> None:
+    with pytest.raises(ValueError, match="window of 7"):
+        TemporalAverage(7, "valid").A(random(5, 3, 4, 4))
+
+
+def test_an_even_window_leans_half_a_frame_back() -> None:
+    x = torch.arange(4.0).view(4, 1, 1, 1)
+    assert TemporalAverage(2).A(x).flatten().tolist() == [0.0, 0.5, 1.5, 2.5]
+    assert TemporalAverage(2, "circular").A(x).flatten().tolist() == [1.5, 0.5, 1.5, 2.5]
+    assert TemporalAverage(2, "valid").A(x).flatten().tolist() == [0.5, 1.5, 2.5]

@@ -1,0 +1,195 @@
+"""The image prior: a diffusers pipeline with a UNet and an autoencoder. The only file that imports diffusers."""
+
+import hashlib
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    AutoModel,
+    DDIMScheduler,
+    DiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from diffusers.utils import logging as diffusers_logging
+from torch import Tensor
+from torch.nn.functional import pad
+from transformers.utils import logging as transformers_logging
+
+# A service has no terminal to draw bars on.
+diffusers_logging.disable_progress_bar()
+transformers_logging.disable_progress_bar()
+
+BUNDLED = Path(__file__).resolve().parent.parent / "models" / "tiny"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Text states (1, 77, D) and pooled text (1, P) of a prompt."""
+
+    states: Tensor
+    pooled: Tensor
+
+
+@dataclass(frozen=True)
+class DiffusersPrior:
+    """SDXL, or anything shaped like it, as the loop's `Prior`.
+
+    abar: (1000,) float64. weights_sha256: of all weight files, in the order of their names.
+    guidance: CFG++ weight (Chung et al. 2024); without a `prompt` only the unconditional branch runs.
+    """
+
+    directory: Path
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL | AutoencoderTiny
+    abar: Tensor
+    weights_sha256: str
+    empty: Prompt
+    prompt: Prompt | None = None
+    guidance: float = 0.6
+
+    @property
+    def device(self) -> torch.device:
+        return self.unet.device
+
+    @property
+    def latent_channels(self) -> int:
+        return int(self.unet.config.in_channels)
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent, along one axis."""
+        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+
+    @property
+    def multiple(self) -> int:
+        """Frames are padded to a multiple of this many pixels: of autoencoder and UNet together."""
+        return self.factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
+
+    def prompted(self, text: str, guidance: float) -> "DiffusersPrior":
+        """The same prior with another prompt; loads the text encoders where the prompt is new, and drops them again."""
+        prompt = Prompt(*text_states(self.directory, text, self.device, self.unet.dtype)) if text else None
+        return replace(self, prompt=prompt, guidance=guidance)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] -> (B, C, h, w) float32, scaled; the mode of the posterior, as samples flicker."""
+        h, w = x.shape[-2:]
+        padded = mirror(x, -h % self.multiple, -w % self.multiple)
+        out = self.vae.encode(padded.to(self.vae.dtype).contiguous(memory_format=torch.channels_last))
+        z = out.latents if hasattr(out, "latents") else out.latent_dist.mode()
+        return (z.float() - self._shift) * float(self.vae.config.scaling_factor)
+
+    def decode(self, z: Tensor, size: tuple[int, int]) -> Tensor:
+        """(B, C, h, w) -> (B, 3, H, W) float32."""
+        z = z / float(self.vae.config.scaling_factor) + self._shift
+        x = self.vae.decode(z.to(self.vae.dtype).contiguous(memory_format=torch.channels_last)).sample
+        return x[..., : size[0], : size[1]].float()
+
+    @property
+    def _shift(self) -> float:
+        return float(self.vae.config.get("shift_factor") or 0.0)
+
+    def predict_noise(self, z: Tensor, t: int) -> tuple[Tensor, Tensor]:
+        """eps_theta(z, t) guided and unguided, (B, C, h, w) float32 each."""
+        unguided = self._unet(z, t, self.empty)
+        if self.prompt is None:
+            return unguided, unguided
+        return unguided + self.guidance * (self._unet(z, t, self.prompt) - unguided), unguided
+
+    def _unet(self, z: Tensor, t: int, prompt: Prompt) -> Tensor:
+        count, size = len(z), [z.shape[-2] * self.factor, z.shape[-1] * self.factor]
+        time_ids = torch.tensor([[*size, 0, 0, *size]], dtype=self.unet.dtype, device=self.device)
+        out = self.unet(
+            z.to(self.unet.dtype).contiguous(memory_format=torch.channels_last),
+            t,
+            encoder_hidden_states=prompt.states.expand(count, -1, -1),
+            added_cond_kwargs={
+                "text_embeds": prompt.pooled.expand(count, -1),
+                "time_ids": time_ids.expand(count, -1),
+            },
+        )
+        noise: Tensor = out.sample
+        return noise.float()
+
+
+def load_prior(
+    model: str = "bundled",
+    *,
+    vae: str | None = None,
+    revision: str | None = None,
+    vae_revision: str | None = None,
+    variant: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+) -> DiffusersPrior:
+    """Load a pipeline: `bundled`, a local directory in diffusers format, or a hub id (with a pinned revision).
+
+    vae: another autoencoder, likewise. Only safetensors are read. Raises OSError where files are missing.
+    """
+    directory = _fetch(model, revision, variant)
+    options = {"dtype": dtype, "use_safetensors": True, "local_files_only": True}
+    unet = UNet2DConditionModel.from_pretrained(directory, subfolder="unet", variant=variant, **options)
+    if vae is None:
+        weights = [directory / "unet", directory / "vae"]
+        autoencoder = AutoModel.from_pretrained(str(directory), subfolder="vae", variant=variant, **options)
+    elif Path(vae).is_dir():
+        weights = [directory / "unet", Path(vae)]
+        autoencoder = AutoModel.from_pretrained(vae, **options)
+    else:
+        weights = [directory / "unet"]
+        autoencoder = AutoModel.from_pretrained(vae, revision=vae_revision, dtype=dtype, use_safetensors=True)
+    if dtype == torch.float16 and autoencoder.config.get("force_upcast"):
+        autoencoder.float()  # SDXL's own autoencoder overflows in half precision
+    for part in (unet, autoencoder):
+        part.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+    abar = DDIMScheduler.from_pretrained(directory, subfolder="scheduler").alphas_cumprod.double()
+    empty = Prompt(*text_states(directory, "", unet.device, dtype))
+    return DiffusersPrior(directory, unet, autoencoder, abar, _digest(weights), empty)
+
+
+def _fetch(model: str, revision: str | None, variant: str | None) -> Path:
+    """The directory of the pipeline, downloaded first where `model` is a hub id."""
+    if model == "bundled":
+        return BUNDLED
+    if Path(model).is_dir():
+        return Path(model).resolve()
+    return Path(DiffusionPipeline.download(model, revision=revision, variant=variant, use_safetensors=True))
+
+
+def _digest(directories: list[Path]) -> str:
+    total = hashlib.sha256()
+    for file in sorted(file for directory in directories for file in directory.glob("*.safetensors")):
+        with file.open("rb") as stream:
+            total.update(hashlib.file_digest(stream, "sha256").digest())
+    return total.hexdigest()
+
+
+@lru_cache(maxsize=64)
+def text_states(
+    directory: Path,
+    text: str,
+    device: torch.device = torch.device("cpu"),  # noqa: B008 - a constant
+    dtype: torch.dtype = torch.float32,
+) -> tuple[Tensor, Tensor]:
+    """Load a pipeline's text encoders, run them once and let them go: states (1, 77, D), pooled (1, P)."""
+    pipeline = StableDiffusionXLPipeline.from_pretrained(
+        directory, unet=None, vae=None, dtype=dtype, use_safetensors=True, local_files_only=True
+    ).to(device)
+    with torch.no_grad():
+        states, _, pooled, _ = pipeline.encode_prompt(text, device=device, do_classifier_free_guidance=False)
+    return states.to(dtype), pooled.to(dtype)
+
+
+def mirror(x: Tensor, below: int, right: int) -> Tensor:
+    """Pad frames by reflection at the bottom and right, however small they are: (..., H, W) -> (..., H + below, W + right)."""
+    if 1 in x.shape[-2:]:
+        return pad(x, (0, right, 0, below), mode="replicate")
+    while below or right:
+        h, w = min(below, x.shape[-2] - 1), min(right, x.shape[-1] - 1)
+        x = pad(x, (0, w, 0, h), mode="reflect")
+        below, right = below - h, right - w
+    return x

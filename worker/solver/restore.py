@@ -1,0 +1,151 @@
+"""The loop of VISION-XL (Kwon and Ye, ICCV 2025, arXiv 2412.00156): start reading here.
+
+A clip x (T, 3, H, W) was degraded to y = A x + noise. The prior is an image diffusion model; what makes a video of its
+frames is that all of them start from their own inverted latents (pseudo-batch inversion), share every sample of fresh
+noise (pseudo-batch consistent sampling), and are fitted to the measurement together (data step).
+docs/algorithm.md maps each equation to its line, and lists where this departs from the published code.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from worker.solver.lowpass import gaussian_lowpass
+from worker.solver.schedule import Schedule
+
+Stage = Literal["invert", "denoise", "vae_decode", "data_step", "vae_encode"]
+Watch = Callable[[Stage, int], None]
+DataStep = Callable[[Tensor, int], Tensor]
+
+
+class Prior(Protocol):
+    """A latent image diffusion model, as far as the loop needs it."""
+
+    latent_channels: int
+
+    def encode(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] -> latents (B, C, h, w)."""
+
+    def decode(self, z: Tensor, size: tuple[int, int]) -> Tensor:
+        """Latents -> (B, 3, H, W) in about [-1, 1], size = (H, W)."""
+
+    def predict_noise(self, z: Tensor, t: int) -> tuple[Tensor, Tensor]:
+        """eps_theta(z, t), guided and unguided; the same tensor twice where there is no prompt."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to sample; the paper's symbols where it has them.
+
+    eta: share of fresh noise when renoising. lowpass: lambda, the low-pass is lowpass * sqrt(1 - abar_t) pixels wide.
+    init: what the first latents are made of. final: whether the result is fitted to the measurement once more (`data`)
+    or taken as decoded (`prior`). micro_batch: frames that go through the prior at a time.
+    """
+
+    schedule: Schedule
+    eta: float = 0.2
+    lowpass: float = 1.41
+    init: Literal["every_frame", "first_frame", "random"] = "every_frame"
+    final: Literal["data", "prior"] = "data"
+    micro_batch: int = 4
+
+
+def nobody(stage: Stage, frames: int) -> None:
+    """Watches nothing."""
+
+
+@torch.inference_mode()
+def restore(
+    prior: Prior,
+    lifted: Tensor,
+    data_step: DataStep,
+    sampling: Sampling,
+    generator: torch.Generator,
+    watch: Watch = nobody,
+) -> Tensor:
+    """Solve y = A x + noise for the clip x.
+
+    lifted: (T, 3, H, W) in [-1, 1], the measurement on the grid of x. data_step(x0, t): fits all frames of the estimate
+    x0 made at timestep t to the measurement. generator: on the CPU, so that a seed means the same on every device.
+    watch(stage, frames): called after each piece of work; what it raises ends the run.
+
+    Returns (T, 3, H, W), not clamped.
+    """
+    schedule, size = sampling.schedule, (lifted.shape[-2], lifted.shape[-1])
+    z = initial_latents(prior, lifted, sampling, generator, watch)
+    eps = torch.empty_like(z)
+    x = torch.empty_like(lifted)
+
+    for index, t in enumerate(schedule.timesteps):
+        # Denoise every frame on its own, a micro-batch at a time.
+        for part in micro_batches(len(z), sampling.micro_batch):
+            guided, eps[part] = prior.predict_noise(z[part], t)
+            z0 = (z[part] - schedule.noise(t) * guided) / schedule.signal(t)
+            watch("denoise", len(z0))
+            x[part] = prior.decode(z0, size)
+            watch("vae_decode", len(z0))
+
+        t_next = schedule.next(index)
+        if t_next is None and sampling.final == "prior":
+            break
+
+        # Fit all frames together to the measurement, then smooth what it cannot tell.
+        x = data_step(x, t)
+        x = gaussian_lowpass(x, sampling.lowpass * schedule.noise(t))
+        watch("data_step", len(x))
+        if t_next is None:
+            break
+
+        # Renoise. Fresh noise is shared by all frames, which keeps them consistent.
+        fresh = noise_like(z[:1], generator)
+        for part in micro_batches(len(z), sampling.micro_batch):
+            mixed = sampling.eta * fresh + (1 - sampling.eta**2) ** 0.5 * eps[part]
+            z[part] = schedule.signal(t_next) * prior.encode(x[part]) + schedule.noise(t_next) * mixed
+            watch("vae_encode", len(mixed))
+    return x
+
+
+def initial_latents(
+    prior: Prior, lifted: Tensor, sampling: Sampling, generator: torch.Generator, watch: Watch
+) -> Tensor:
+    """Latents (T, C, h, w) at the first timestep."""
+    schedule, first = sampling.schedule, sampling.schedule.timesteps[0]
+    source = lifted[:1] if sampling.init == "first_frame" else lifted
+    parts = []
+    for part in micro_batches(len(source), sampling.micro_batch):
+        z = prior.encode(source[part])
+        if sampling.init != "random":
+            z = invert(prior, z, schedule)
+        watch("invert", len(z))
+        parts.append(z)
+    z = torch.cat(parts)
+    if sampling.init == "random":
+        z = schedule.signal(first) * z + schedule.noise(first) * noise_like(z[:1], generator)
+    return z.expand(len(lifted), -1, -1, -1).clone()
+
+
+def invert(prior: Prior, z: Tensor, schedule: Schedule) -> Tensor:
+    """DDIM inversion (Song et al. 2021, eq. 14 run backwards) from the last timestep up to the first.
+
+    z: (B, C, h, w), clean latents, taken to be at the last timestep already: there they differ by 3% of noise.
+    """
+    for t, t_up in pairwise(reversed(schedule.timesteps)):
+        _, eps = prior.predict_noise(z, t)
+        z0 = (z - schedule.noise(t) * eps) / schedule.signal(t)
+        z = schedule.signal(t_up) * z0 + schedule.noise(t_up) * eps
+    return z
+
+
+def micro_batches(frames: int, size: int) -> Iterator[slice]:
+    """Consecutive slices of at most `size` frames."""
+    for start in range(0, frames, size):
+        yield slice(start, min(start + size, frames))
+
+
+def noise_like(z: Tensor, generator: torch.Generator) -> Tensor:
+    """Standard normal noise drawn on the CPU, shaped, typed and placed like z."""
+    return torch.randn(z.shape, generator=generator).to(z)
