@@ -1,23 +1,40 @@
 """Uploads and jobs as records in Redis, shared by API and worker; the one place that changes a job's state.
 
-    vxl:upload:{id}        JSON Upload, expires by itself
-    vxl:job:{id}           JSON Job without its progress
-    vxl:job:{id}:progress  JSON Progress, in its own key so that a progress write can never undo a state
-    vxl:job:{id}:events    stream of what happened, for replay
-    vxl:job:{id}:cancel    exists once the client has asked to cancel
-    vxl:jobs               sorted set of job ids by time of creation
+vxl:upload:{id}        JSON Upload, expires by itself
+vxl:upload:{id}:jobs   set of the jobs made from it
+vxl:job:{id}           JSON Job without its progress
+vxl:job:{id}:progress  JSON Progress, in its own key so that a progress write can never undo a state
+vxl:job:{id}:events    stream of what happened, for replay
+vxl:job:{id}:cancel    exists once the client has asked to cancel
+vxl:jobs               sorted set of job ids by time of creation
+vxl:worker:{name}      JSON of what a worker says of itself, gone soon after the worker
 """
 
+import json
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from redis import Redis
 from redis.client import Pipeline
 
-from app.contract import TRANSITIONS, Job, JobStatus, Progress, Upload
+from app.contract import TERMINAL, TRANSITIONS, Job, JobStatus, Progress, Upload
 
 EVENTS_KEPT = 1000
+UPLOAD_JOBS_KEPT_SECONDS = 60 * 86400
+
+T = TypeVar("T")
+Also = Callable[[Pipeline], object]  # adds commands to the transaction that writes a record
+
+
+@dataclass(frozen=True)
+class Event:
+    """One entry of a job's stream: its id, `status` or `progress`, and JSON."""
+
+    id: str
+    kind: str
+    data: str
 
 
 class IllegalTransition(Exception):
@@ -34,6 +51,10 @@ class UnknownJob(Exception):
 
 def now() -> datetime:
     return datetime.now(UTC)
+
+
+def nothing(pipe: Pipeline) -> None:
+    """Adds no command."""
 
 
 class Records:
@@ -53,25 +74,37 @@ class Records:
         return Upload.model_validate_json(raw) if raw else None
 
     def delete_upload(self, upload_id: str) -> bool:
-        return bool(self.redis.delete(f"vxl:upload:{upload_id}"))
+        return bool(self.redis.delete(f"vxl:upload:{upload_id}", f"vxl:upload:{upload_id}:jobs"))
+
+    def live_jobs_of(self, upload_id: str) -> list[Job]:
+        """Jobs that still have to read this upload."""
+        ids = cast(set[bytes], self.redis.smembers(f"vxl:upload:{upload_id}:jobs"))
+        return [job for job in self._find([raw.decode() for raw in ids]) if job and not job.terminal]
 
     # --- jobs
 
-    def create(self, job: Job) -> None:
-        with self.redis.pipeline() as pipe:
+    def create(self, job: Job, also: Also = nothing) -> bool:
+        """Write a new job, and whatever `also` adds, in one step; False, and nothing written, where the id is taken."""
+        key = f"vxl:job:{job.id}"
+
+        def attempt(pipe: Pipeline) -> bool:
+            if pipe.exists(key):
+                return False
+            pipe.multi()
             self._write(pipe, job)
-            pipe.set(f"vxl:job:{job.id}:progress", job.progress.model_dump_json())
+            pipe.set(f"{key}:progress", job.progress.model_dump_json())
             pipe.zadd("vxl:jobs", {job.id: job.created_at.timestamp()})
-            pipe.execute()
+            for upload_id in filter(None, (job.request.source.upload_id, job.request.source.mask_upload_id)):
+                pipe.sadd(f"vxl:upload:{upload_id}:jobs", job.id)
+                pipe.expire(f"vxl:upload:{upload_id}:jobs", UPLOAD_JOBS_KEPT_SECONDS)
+            self._event(pipe, job.id, "status", f'{{"status": "{job.status}"}}')
+            also(pipe)
+            return True
+
+        return self._atomically(key, attempt)
 
     def find(self, job_id: str) -> Job | None:
-        record, progress = cast(
-            list[bytes | None], self.redis.mget(f"vxl:job:{job_id}", f"vxl:job:{job_id}:progress")
-        )
-        if record is None:
-            return None
-        job = Job.model_validate_json(record)
-        return job.model_copy(update={"progress": Progress.model_validate_json(progress)}) if progress else job
+        return self._find([job_id])[0]
 
     def get(self, job_id: str) -> Job:
         """The job; raises UnknownJob."""
@@ -80,20 +113,20 @@ class Records:
             raise UnknownJob(job_id)
         return job
 
-    def newest(self, before: str | None = None) -> Iterator[Job]:
-        """Jobs, newest first; `before` is the id of the last one already seen."""
+    def newest(self, before: tuple[float, str] | None = None) -> Iterator[Job]:
+        """Jobs, newest first; `before` is time of creation and id of the last one already seen, though it be gone."""
+        top, last = before or (float("inf"), "")
         start = 0
-        if before is not None:
-            rank = cast(int | None, self.redis.zrevrank("vxl:jobs", before))
-            start = 0 if rank is None else rank + 1
-        while ids := cast(list[bytes], self.redis.zrevrange("vxl:jobs", start, start + 99)):
-            for raw in ids:
-                if job := self.find(raw.decode()):
-                    yield job
-            start += len(ids)
+        while found := cast(
+            list[tuple[bytes, float]],
+            self.redis.zrevrangebyscore("vxl:jobs", top, "-inf", start=start, num=100, withscores=True),
+        ):
+            ids = [raw.decode() for raw, created in found if created < top or raw.decode() < last or before is None]
+            yield from filter(None, self._find(ids))
+            start += len(found)
 
-    def move(self, job_id: str, to: JobStatus, **changes: Any) -> Job:
-        """Change the job's state, and with it any other fields; the job as it then is.
+    def move(self, job_id: str, to: JobStatus, also: Also = nothing, **changes: Any) -> Job:
+        """Change the job's state, and with it any other fields and whatever `also` adds; the job as it then is.
 
         Raises IllegalTransition where TRANSITIONS has no such step, UnknownJob where there is no such job.
         """
@@ -103,17 +136,29 @@ class Records:
                 raise IllegalTransition(job, to)
             return job.model_copy(update={"status": to, **changes})
 
-        return self._change(job_id, step, event="status")
+        return self._change(job_id, step, event="status", also=also)
 
     def update(self, job_id: str, **changes: Any) -> Job:
         """Change fields other than the state."""
         return self._change(job_id, lambda job: job.model_copy(update=changes), event=None)
 
-    def delete(self, job_id: str) -> None:
-        with self.redis.pipeline() as pipe:
-            pipe.delete(*(f"vxl:job:{job_id}{part}" for part in ("", ":progress", ":events", ":cancel")))
+    def delete(self, job_id: str, also: Also = nothing) -> None:
+        """Forget a job that has ended; raises IllegalTransition where it has not, UnknownJob where there is none."""
+        key = f"vxl:job:{job_id}"
+
+        def attempt(pipe: Pipeline) -> None:
+            raw = cast(bytes | None, pipe.get(key))
+            if raw is None:
+                raise UnknownJob(job_id)
+            job = Job.model_validate_json(raw)
+            if job.status not in TERMINAL:
+                raise IllegalTransition(job, job.status)
+            pipe.multi()
+            pipe.delete(*(f"{key}{part}" for part in ("", ":progress", ":events", ":cancel")))
             pipe.zrem("vxl:jobs", job_id)
-            pipe.execute()
+            also(pipe)
+
+        self._atomically(key, attempt)
 
     # --- what goes on meanwhile
 
@@ -124,16 +169,42 @@ class Records:
             self._event(pipe, job_id, "progress", progress.model_dump_json())
             pipe.execute()
 
-    def ask_cancel(self, job_id: str) -> None:
-        self.redis.set(f"vxl:job:{job_id}:cancel", now().isoformat(), nx=True, ex=86400)
+    def events(self, job_id: str, after: str = "0-0") -> list[Event]:
+        """What happened since the event with the id `after`."""
+        entries = cast(
+            list[tuple[bytes, dict[bytes, bytes]]], self.redis.xrange(f"vxl:job:{job_id}:events", min=f"({after}")
+        )
+        return [Event(id.decode(), entry[b"event"].decode(), entry[b"data"].decode()) for id, entry in entries]
+
+    def ask_cancel(self, job_id: str, pipe: Pipeline | None = None) -> None:
+        target = self.redis if pipe is None else pipe
+        target.set(f"vxl:job:{job_id}:cancel", now().isoformat(), nx=True, ex=86400)
+
+    def start_over(self, job_id: str, pipe: Pipeline) -> None:
+        """Forget how far an earlier run came, and that it was to be canceled."""
+        pipe.delete(f"vxl:job:{job_id}:cancel")
+        pipe.set(f"vxl:job:{job_id}:progress", Progress(stage="queued", percent=0).model_dump_json())
 
     def cancel_asked_at(self, job_id: str) -> datetime | None:
         raw = cast(bytes | None, self.redis.get(f"vxl:job:{job_id}:cancel"))
         return datetime.fromisoformat(raw.decode()) if raw else None
 
-    # --- how it is written
+    def workers(self) -> list[dict[str, Any]]:
+        """What the live workers say of themselves."""
+        keys = sorted(self.redis.scan_iter("vxl:worker:*", count=1000))
+        values = cast(list[bytes | None], self.redis.mget(keys)) if keys else []
+        return [info for raw in values if raw and isinstance(info := json.loads(raw), dict)]
 
-    def _change(self, job_id: str, change: Callable[[Job], Job], event: str | None) -> Job:
+    # --- how it is read and written
+
+    def _find(self, ids: list[str]) -> list[Job | None]:
+        if not ids:
+            return []
+        keys = [f"vxl:job:{job_id}{part}" for part in ("", ":progress") for job_id in ids]
+        values = cast(list[bytes | None], self.redis.mget(keys))
+        return [_job(*pair) for pair in zip(values[: len(ids)], values[len(ids) :], strict=True)]
+
+    def _change(self, job_id: str, change: Callable[[Job], Job], event: str | None, also: Also = nothing) -> Job:
         key = f"vxl:job:{job_id}"
 
         def attempt(pipe: Pipeline) -> Job:
@@ -145,9 +216,15 @@ class Records:
             self._write(pipe, job)
             if event:
                 self._event(pipe, job_id, event, f'{{"status": "{job.status}"}}')
+            also(pipe)
             return job
 
-        return cast(Job, self.redis.transaction(attempt, key, value_from_callable=True))
+        return self._atomically(key, attempt)
+
+    def _atomically(self, key: str, attempt: Callable[[Pipeline], T]) -> T:
+        """Read, decide, write: begins again when someone else wrote `key` in between."""
+        untyped = cast(Callable[[Pipeline], None], attempt)
+        return cast(T, self.redis.transaction(untyped, key, value_from_callable=True))
 
     @staticmethod
     def _write(pipe: Pipeline, job: Job) -> None:
@@ -156,3 +233,10 @@ class Records:
     @staticmethod
     def _event(pipe: Pipeline, job_id: str, kind: str, data: str) -> None:
         pipe.xadd(f"vxl:job:{job_id}:events", {"event": kind, "data": data}, maxlen=EVENTS_KEPT, approximate=True)
+
+
+def _job(record: bytes | None, progress: bytes | None) -> Job | None:
+    if record is None:
+        return None
+    job = Job.model_validate_json(record)
+    return job.model_copy(update={"progress": Progress.model_validate_json(progress)}) if progress else job

@@ -18,6 +18,7 @@ class Settings(BaseSettings):
     # Where it listens and keeps things
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=1, le=65535)
+    api_metrics_port: int = Field(9101, ge=0, le=65535, description="0 switches the API's metrics server off")
     data_dir: Path = Path("data")
     store_url: str | None = None
     redis_url: str | None = None
@@ -25,6 +26,7 @@ class Settings(BaseSettings):
     # The prior
     model: str = "bundled"
     revision: str | None = None
+    variant: str | None = None
     vae: str | None = None
     vae_revision: str | None = None
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"

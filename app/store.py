@@ -4,10 +4,8 @@ import shutil
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import obstore
-from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
 CHUNK = 8 << 20
@@ -47,9 +45,10 @@ class Store:
         """Size and tag, or None where there is no such file."""
         try:
             meta = obstore.head(self._store, key)
-        except (FileNotFoundError, BaseError):
+        except FileNotFoundError:
             return None
-        return FileInfo(meta["size"], (meta["e_tag"] or f"{meta['size']:x}-{meta['last_modified'].timestamp():.0f}").strip('"'))
+        etag = meta["e_tag"] or f"{meta['size']:x}-{meta['last_modified'].timestamp():.0f}"
+        return FileInfo(meta["size"], etag.strip('"'))
 
     def read(self, key: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
         """Bytes start <= i < end in pieces of at most 8 MiB."""
@@ -81,4 +80,4 @@ class Store:
             except FileNotFoundError:
                 continue
         if self.directory is not None:
-            shutil.rmtree(cast(Path, self.directory) / prefix, ignore_errors=True)
+            shutil.rmtree(self.directory / prefix, ignore_errors=True)

@@ -12,7 +12,6 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 
-
 def tokenizer() -> CLIPTokenizer:
     """A CLIP tokenizer without merges: one token a byte."""
     letters = sorted(ByteLevel.alphabet())

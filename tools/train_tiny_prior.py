@@ -1,7 +1,7 @@
 """Train the bundled checkpoint: a tiny SDXL pipeline (autoencoder, then UNet) on photographs, from scratch, on a CPU.
 
     python tools/train_tiny_prior.py vae    --steps 6000      # the autoencoder
-    python tools/train_tiny_prior.py unet   --steps 16000     # the noise predictor on its latents
+    python tools/train_tiny_prior.py unet   --steps 15000     # the noise predictor on its latents
     python tools/train_tiny_prior.py export                   # -> worker/models/tiny, diffusers format, fp16
 
 Each stage saves its state as it goes and, started again, goes on from there; the last quarter of `--steps` lowers the
@@ -9,18 +9,18 @@ learning rate to zero, so a longer run may be asked for at any time before that.
 """
 
 import argparse
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderTiny, EulerDiscreteScheduler, UNet2DConditionModel
-from tiny_text import save_text_parts
 from torch import Tensor, nn
-from training_images import Crops
 
+from tiny_text import save_text_parts
+from training_images import Crops
 from worker.solver.prior import text_states
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -102,9 +102,9 @@ def training(name: str, model: nn.Module, peak: float, steps: int, save_every: i
 
     def save(step: int) -> None:
         STATE.mkdir(parents=True, exist_ok=True)
-        parts = {"model": model, "average": average, "optimizer": optimizer}
+        parts: dict[str, Any] = {"model": model, "average": average, "optimizer": optimizer}
         torch.save({k: v.state_dict() for k, v in parts.items()} | {"step": step}, state_file.with_suffix(".tmp"))
-        os.replace(state_file.with_suffix(".tmp"), state_file)
+        state_file.with_suffix(".tmp").replace(state_file)
 
     started = time.monotonic()
     for step in range(first, steps):
@@ -138,17 +138,20 @@ def train_vae(steps: int, seed: int) -> None:
             y = vae.decode(z + jitter * torch.randn_like(z)).sample.float()
         spread = z.mean((0, 2, 3)).square().mean() + (z.std((0, 2, 3)) - 1).square().mean()
         error = (y - x).square().mean()
-        (4 * error + 0.5 * (y - x).abs().mean() + 0.02 * spread).backward()
+        torch.autograd.backward(4 * error + 0.5 * (y - x).abs().mean() + 0.02 * spread)
         if (step + 1) % 250 == 0:
             psnr = -10 * torch.log10(error.detach() / 4)
             print(f"vae {psnr:.2f} dB with jitter, latent std {z.std():.3f}", flush=True)
 
 
 def trained_vae() -> AutoencoderTiny:
-    """The autoencoder as its last step left it; the falling learning rate has averaged enough."""
+    """The autoencoder as its last step left it, with the scaling factor that gives its latents unit variance."""
     vae = build_vae()
     vae.load_state_dict(torch.load(STATE / "vae.pt", weights_only=True)["model"])
-    return vae.eval().requires_grad_(False)
+    vae.eval().requires_grad_(False)
+    spread = vae.encode(batches(Crops(seed=2, leaves=0), 64, 128)).latents.std()
+    vae.register_to_config(scaling_factor=round(float(1 / spread), 3))
+    return vae
 
 
 def trained_unet() -> UNet2DConditionModel:
@@ -170,16 +173,16 @@ def train_unet(steps: int, seed: int) -> None:
     build_scheduler().save_pretrained(STATE / "text" / "scheduler")
     text, pooled = text_states(STATE / "text", "")
     losses: list[float] = []
-    for step in training("unet", unet, 1e-3, steps):
-        count = 16
-        x = batches(crops, count, 128)
+    for step in training("unet", unet, 8e-4, steps):
+        count = 12
+        x = batches(crops, count, 96)
         t = (torch.rand(count).square() * MAX_TIMESTEP).long() + 1
         abar = abar_table[t].view(-1, 1, 1, 1)
         size = torch.randint(64, 1280, (count, 2)).float()
         time_ids = torch.cat([size, torch.zeros(count, 2), size], dim=1)
         with torch.autocast("cpu", torch.bfloat16):
             with torch.no_grad():
-                z = vae.encode(x).latents.float()
+                z = vae.encode(x).latents.float() * vae.config.scaling_factor
             eps = torch.randn_like(z)
             noisy = abar.sqrt() * z + (1 - abar).sqrt() * eps
             guess = unet(
@@ -189,7 +192,7 @@ def train_unet(steps: int, seed: int) -> None:
                 added_cond_kwargs={"text_embeds": pooled.expand(count, -1), "time_ids": time_ids},
             ).sample.float()
         loss = F.mse_loss(guess, eps)
-        loss.backward()
+        torch.autograd.backward(loss)
         losses.append(loss.item())
         if (step + 1) % 250 == 0:
             print(f"unet loss {sum(losses[-250:]) / len(losses[-250:]):.4f}", flush=True)

@@ -14,7 +14,18 @@ from PIL import Image
 
 Pixels = NDArray[np.uint8]
 
-SKIMAGE = ("astronaut", "rocket", "camera", "brick", "grass", "gravel", "coins", "hubble_deep_field", "retina", "immunohistochemistry")
+SKIMAGE = (
+    "astronaut",
+    "rocket",
+    "camera",
+    "brick",
+    "grass",
+    "gravel",
+    "coins",
+    "hubble_deep_field",
+    "retina",
+    "immunohistochemistry",
+)
 SKLEARN = ("china.jpg", "flower.jpg")
 SCALES = (1.0, 0.6, 0.36)
 
@@ -86,7 +97,7 @@ class Crops:
         p = pool[rng.integers(len(pool))] if pool else self.photos[rng.choice(len(self.photos), p=self.weights)]
         y, x = rng.integers(p.shape[0] - size + 1), rng.integers(p.shape[1] - size + 1)
         crop = p[y : y + size, x : x + size].astype(np.float32) / 127.5 - 1
-        crop = np.rot90(crop, rng.integers(4))[:, :: rng.choice((1, -1))]
+        crop = np.rot90(crop, int(rng.integers(4)))[:, :: rng.choice((1, -1))]
         crop = crop[..., rng.permutation(3)] if rng.random() < 0.5 else crop
         grey = crop.mean((0, 1), keepdims=True)
         crop = grey * rng.uniform(0.7, 1.1) + (crop - grey) * rng.uniform(0.6, 1.3) + rng.normal(0, 0.08, 3)

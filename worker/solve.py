@@ -1,6 +1,6 @@
 """From what a client states to what the solver takes: operators, noise, and the settings each task does best with."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,6 +12,8 @@ from worker.solver.operators import Chain, Downsample, GaussianBlur, Mask, Opera
 from worker.solver.prior import DiffusersPrior
 from worker.solver.restore import Sampling, Watch, nobody, restore
 from worker.solver.schedule import Schedule
+
+LEAST_NOISE = 1e-4  # a client may state none at all; the data step still divides by it
 
 
 @dataclass(frozen=True)
@@ -32,15 +34,32 @@ TUNED: dict[str, Tuning] = {}
 
 
 @dataclass(frozen=True)
-class Solution:
-    """A restored clip and how it came about; sigma and residuals (RMS of y - A x) on the scale of pixels in [0, 1]."""
+class Problem:
+    """A segment ready to be solved; pixels in [-1, 1], noise_sigma for pixels in [0, 1].
 
-    clip: Tensor  # (T, 3, H, W) in [0, 1]
-    lifted: Tensor  # what the solver started from, likewise
+    lifted: the measurement on the grid of the clip, (T, 3, H, W), from which the solver starts.
+    """
+
+    operator: Chain
+    y: Tensor
+    lifted: Tensor
     noise_sigma: float
-    residual_before: float
-    residual: float
-    settings: dict[str, float | int | str]
+    sampling: Sampling
+    tuning: Tuning
+
+    @property
+    def frames(self) -> int:
+        """How many frames come out."""
+        return len(self.lifted)
+
+    @property
+    def steps(self) -> int:
+        """Sampler steps a frame takes."""
+        return len(self.sampling.schedule.timesteps)
+
+    def residual(self, x: Tensor) -> float:
+        """RMS of y - A x, in pixels of [0, 1]."""
+        return float((self.y - self.operator.A(x)).square().mean().sqrt()) / 2
 
 
 def operator_of(degradations: list[contract.Degradation], mask: Tensor | None) -> Chain:
@@ -61,7 +80,7 @@ def operator_of(degradations: list[contract.Degradation], mask: Tensor | None) -
     return Chain(operators)
 
 
-def solve(
+def pose(
     prior: DiffusersPrior,
     measured: Tensor,
     degradations: list[contract.Degradation],
@@ -69,51 +88,48 @@ def solve(
     noise_sigma: float | None,
     settings: contract.SolverSettings,
     micro_batch: int,
-    watch: Watch = nobody,
-) -> Solution:
-    """Restore one segment.
+) -> Problem:
+    """Set up what is to be solved.
 
-    measured: (T', 3, H', W') in [0, 1]. mask: (1 or T', 1, H', W') of 0 and 1. noise_sigma: on the same scale; None
-    estimates it.
+    measured: (T', 3, H', W') in [0, 1]. mask: (1 or T', 1, H', W') of 0 and 1. noise_sigma: standard deviation on the
+    same scale; None estimates it. Raises ValueError where the degradations do not fit the clip.
     """
-    operator = operator_of(degradations, mask)
+    operator = operator_of(degradations, None if mask is None else mask.to(prior.device))
     tuned = TUNED.get(contract.task_of(degradations), Tuning())
-    tau = tuned.tau if settings.tau is None else settings.tau
-    sampling = Sampling(
-        Schedule.leading(prior.abar, settings.steps, tau),
+    tuned = replace(
+        tuned,
+        tau=tuned.tau if settings.tau is None else settings.tau,
         eta=tuned.eta if settings.eta is None else settings.eta,
         lowpass=tuned.lowpass if settings.lowpass is None else settings.lowpass,
+    )
+    sampling = Sampling(
+        Schedule.leading(prior.abar, settings.steps, tuned.tau),
+        eta=tuned.eta,
+        lowpass=tuned.lowpass,
         init=settings.init,
         final=settings.final,
         micro_batch=micro_batch,
     )
-    last = operator.operators[-1]
-    known = last.known if isinstance(last, Mask) else None
-    sigma = max(noise_sigma, 1e-4) if noise_sigma is not None else estimate_noise(measured, known)
-    y = 2 * measured.float().to(prior.device) - 1
+    y = 2 * measured.to(prior.device, torch.float32) - 1
+    known = mask_of_last(operator)
     if known is not None:
-        y = y * known.to(y)  # whatever the file holds where pixels are lost, it is no measurement
-    lifted = operator.lift(y)
-    data_step = proximal(operator, y, sampling.schedule, 2 * sigma, tuned.floor, tuned.slope)
-    generator = torch.Generator().manual_seed(settings.seed)
-    x = restore(
-        prior.prompted(settings.prompt, settings.guidance), lifted, data_step, sampling, generator, watch
-    ).clamp(-1, 1)
+        y = y * known  # whatever the file holds where pixels are lost, it is no measurement
+    sigma = estimate_noise(y / 2, known) if noise_sigma is None else max(noise_sigma, LEAST_NOISE)
+    return Problem(operator, y, operator.lift(y), sigma, sampling, tuned)
 
-    def residual(clip: Tensor) -> float:
-        return float((y - operator.A(clip)).square().mean().sqrt()) / 2
 
-    return Solution(
-        clip=(x + 1) / 2,
-        lifted=((lifted + 1) / 2).clamp(0, 1),
-        noise_sigma=sigma,
-        residual_before=residual(lifted),
-        residual=residual(x),
-        settings=settings.model_dump() | asdict(tuned) | {"tau": tau, "eta": sampling.eta, "lowpass": sampling.lowpass},
+def mask_of_last(operator: Chain) -> Tensor | None:
+    """Which measured pixels are known, where the last thing that happened was a mask."""
+    last = operator.operators[-1]
+    return last.known if isinstance(last, Mask) else None
+
+
+def solve(prior: DiffusersPrior, problem: Problem, settings: contract.SolverSettings, watch: Watch = nobody) -> Tensor:
+    """The restored clip, (T, 3, H, W) in [-1, 1]."""
+    tuning, sampling = problem.tuning, problem.sampling
+    data_step = proximal(
+        problem.operator, problem.y, sampling.schedule, 2 * problem.noise_sigma, tuning.floor, tuning.slope
     )
-
-
-def timesteps(prior: DiffusersPrior, degradations: list[contract.Degradation], settings: contract.SolverSettings) -> int:
-    """How many sampler steps `solve` will take."""
-    tau = settings.tau or TUNED.get(contract.task_of(degradations), Tuning()).tau
-    return len(Schedule.leading(prior.abar, settings.steps, tau).timesteps)
+    generator = torch.Generator().manual_seed(settings.seed)
+    prompted = prior.prompted(settings.prompt, settings.guidance)
+    return restore(prompted, problem.lifted, data_step, sampling, generator, watch).clamp_(-1, 1)

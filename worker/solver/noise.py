@@ -1,32 +1,49 @@
 """How noisy a measurement is, when nobody says."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-QUANTISATION = 0.29 / 255  # of rounding to 8 bits: 1 / sqrt(12) levels
-COMPRESSION = 1.0 / 255  # left by H.264 at visually lossless settings
+COMPRESSION = 1.0 / 255  # what H.264 leaves at visually lossless settings; rounding to 8 bits alone leaves 0.29 / 255
+ENOUGH = 1000  # responses below which there is nothing to estimate from
 SAMPLES = 1 << 20
 
 
 def estimate_noise(y: Tensor, known: Tensor | None = None, floor: float = COMPRESSION) -> float:
-    """Standard deviation of y's noise, on the scale of y in [0, 1]; never under `floor`.
+    """Standard deviation of y's noise, on the scale of y; never under `floor`, which is for y in [0, 1].
 
-    The double Laplacian of Immerkaer (1996) removes all that is locally planar. Of its absolute values the first decile
-    is taken, not the median: texture widens the upper ones, and a first decile is still set by the flat parts.
+    A double Laplacian (Immerkaer 1996) leaves noise and texture. Averaged over 2 x 2 pixels, white noise halves, while
+    the texture of photographs, whose spectrum falls as 1/f, stays as strong; two scales therefore tell them apart:
+
+        fine^2 = noise^2 + texture^2,    coarse^2 = noise^2 / 4 + texture^2
+
+    Without the second scale a sharp clip reads several times its noise (docs/decisions.md). Where texture outweighs the
+    noise the answer is the floor.
 
     y: (T, 3, H, W). known: (1 or T, 1, H, W) of 0 and 1, or None; only pixels with known surroundings count.
     """
-    if min(y.shape[-2:]) < 3:
+    known = torch.ones_like(y[:1, :1]) if known is None else known.to(y)
+    fine = _response(y, known)
+    coarse = _response(F.avg_pool2d(y, 2), -F.max_pool2d(-known, 2)) if min(y.shape[-2:]) >= 6 else None
+    if fine is None or coarse is None:
         return floor
-    kernel = torch.tensor([[1.0, -2, 1], [-2, 4, -2], [1, -2, 1]], device=y.device).view(1, 1, 3, 3)
-    response = F.conv2d(y.float().flatten(0, 1)[:, None], kernel).abs() / 6
-    if known is not None:
-        whole = -F.max_pool2d(-known.float(), 3, stride=1)
-        response = response[(whole > 0).expand(len(y), 3, -1, -1).flatten(0, 1)[:, None]]
-    values = response.flatten()
-    if len(values) < 1000:
-        return floor
+    return max(floor, math.sqrt(4 / 3 * max(0.0, fine**2 - coarse**2)))
+
+
+def _response(y: Tensor, known: Tensor) -> float | None:
+    """Strength of the double Laplacian, as the noise that would cause it; None where too few pixels are known.
+
+    Of the absolute values the first decile is taken: edges widen the others.
+    """
+    kernel = torch.tensor([[1.0, -2, 1], [-2, 4, -2], [1, -2, 1]], device=y.device).view(1, 1, 3, 3) / 6
+    response = F.conv2d(y.float().flatten(0, 1)[:, None], kernel).abs()
+    response = response.reshape(*y.shape[:2], *response.shape[-2:])
+    whole = (-F.max_pool2d(-known, 3, stride=1) > 0).expand(len(y), -1, -1, -1)
+    values = response[whole.expand_as(response)]
+    if len(values) < ENOUGH:
+        return None
     values = values[:: max(1, len(values) // SAMPLES)]
-    decile = float(values.kthvalue(max(1, len(values) // 10)).values)
-    return max(floor, decile / 0.12566)  # P(|n| < 0.12566) = 0.1 for a standard normal n
+    decile = float(values.kthvalue(len(values) // 10).values)
+    return decile / 0.12566  # P(|n| < 0.12566) = 0.1 for a standard normal n

@@ -107,7 +107,7 @@ class TemporalAverage:
         """How many frames x has before the first and after the last measured one."""
         if self.boundary != "valid":
             return 0, 0
-        return self.window // 2, self.window - 1 - self.window // 2
+        return (self.window - 1) // 2, self.window // 2
 
     def clip_shape(self, measured: Shape) -> Shape:
         t, c, h, w = measured
@@ -174,13 +174,11 @@ class Chain:
 
 def mix_frames(matrix: Tensor, x: Tensor) -> Tensor:
     """Weighted sums of frames: matrix (T', T), x (T, ...) -> (T', ...)."""
-    return (matrix @ x.flatten(1)).unflatten(1, x.shape[1:])
+    return (matrix @ x.flatten(1)).reshape(-1, *x.shape[1:])
 
 
 @lru_cache(maxsize=32)
-def _temporal_matrix(
-    window: int, boundary: Boundary, frames: int, dtype: torch.dtype, device: torch.device
-) -> Tensor:
+def _temporal_matrix(window: int, boundary: Boundary, frames: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     measured = frames - window + 1 if boundary == "valid" else frames
     if measured < 1:
         raise ValueError(f"a window of {window} frames does not fit a clip of {frames}")

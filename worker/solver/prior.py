@@ -54,7 +54,8 @@ class DiffusersPrior:
 
     @property
     def device(self) -> torch.device:
-        return self.unet.device
+        device: torch.device = self.unet.device
+        return device
 
     @property
     def latent_channels(self) -> int:
@@ -68,7 +69,7 @@ class DiffusersPrior:
     @property
     def multiple(self) -> int:
         """Frames are padded to a multiple of this many pixels: of autoencoder and UNet together."""
-        return self.factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        return self.factor << (len(self.unet.config.block_out_channels) - 1)
 
     def prompted(self, text: str, guidance: float) -> "DiffusersPrior":
         """The same prior with another prompt; loads the text encoders where the prompt is new, and drops them again."""
@@ -81,12 +82,13 @@ class DiffusersPrior:
         padded = mirror(x, -h % self.multiple, -w % self.multiple)
         out = self.vae.encode(padded.to(self.vae.dtype).contiguous(memory_format=torch.channels_last))
         z = out.latents if hasattr(out, "latents") else out.latent_dist.mode()
-        return (z.float() - self._shift) * float(self.vae.config.scaling_factor)
+        scaled: Tensor = (z.float() - self._shift) * float(self.vae.config.scaling_factor)
+        return scaled
 
     def decode(self, z: Tensor, size: tuple[int, int]) -> Tensor:
         """(B, C, h, w) -> (B, 3, H, W) float32."""
         z = z / float(self.vae.config.scaling_factor) + self._shift
-        x = self.vae.decode(z.to(self.vae.dtype).contiguous(memory_format=torch.channels_last)).sample
+        x: Tensor = self.vae.decode(z.to(self.vae.dtype).contiguous(memory_format=torch.channels_last)).sample
         return x[..., : size[0], : size[1]].float()
 
     @property
@@ -185,7 +187,7 @@ def text_states(
 
 
 def mirror(x: Tensor, below: int, right: int) -> Tensor:
-    """Pad frames by reflection at the bottom and right, however small they are: (..., H, W) -> (..., H + below, W + right)."""
+    """Pad frames (B, C, H, W) by reflection, `below` rows and `right` columns, however small they are."""
     if 1 in x.shape[-2:]:
         return pad(x, (0, right, 0, below), mode="replicate")
     while below or right:

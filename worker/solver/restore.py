@@ -25,8 +25,6 @@ DataStep = Callable[[Tensor, int], Tensor]
 class Prior(Protocol):
     """A latent image diffusion model, as far as the loop needs it."""
 
-    latent_channels: int
-
     def encode(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> latents (B, C, h, w)."""
 

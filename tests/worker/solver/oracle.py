@@ -17,7 +17,6 @@ class Oracle:
     clip: Tensor
     batches: list[int] = field(default_factory=list)
     abar: Tensor = field(default_factory=scaled_linear)
-    latent_channels: int = 12
 
     def encode(self, x: Tensor) -> Tensor:
         self.batches.append(len(x))

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from worker.solver.data_step import closed_form, conjugate_gradients, data_step
-from worker.solver.operators import Chain, Downsample, GaussianBlur, Mask, Operator, TemporalAverage
+from worker.solver.operators import Boundary, Chain, Downsample, GaussianBlur, Mask, Operator, TemporalAverage
 
 FRAMES, HEIGHT, WIDTH = 5, 8, 12
 
@@ -15,7 +15,7 @@ def mask(frames: int, height: int = HEIGHT, width: int = WIDTH) -> Mask:
     return Mask((torch.rand(frames, 1, height, width, generator=generator) > 0.5).double())
 
 
-BOUNDARIES = ("replicate", "circular", "valid")
+BOUNDARIES: tuple[Boundary, ...] = ("replicate", "circular", "valid")
 SINGLE: list[Operator] = [
     Downsample(2),
     Downsample(4),

@@ -1,6 +1,7 @@
 """The whole loop, with a prior that knows the answer and with the bundled one."""
 
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -33,8 +34,10 @@ def sampling(abar: Tensor | None = None, steps: int = 25, tau: float = 0.3) -> S
     return Sampling(Schedule.leading(scaled_linear() if abar is None else abar, steps, tau), micro_batch=2)
 
 
-def run(prior: Oracle | DiffusersPrior, operator: Chain, y: Tensor, how: Sampling, seed: int = 0) -> Tensor:
-    step = proximal(operator, y, how.schedule, noise=0.01)
+def run(
+    prior: Oracle | DiffusersPrior, operator: Chain, y: Tensor, how: Sampling, seed: int = 0, noise: float = 0.01
+) -> Tensor:
+    step = proximal(operator, y, how.schedule, noise)
     return restore(prior, operator.lift(y), step, how, torch.Generator().manual_seed(seed))
 
 
@@ -45,7 +48,7 @@ def tiny() -> DiffusersPrior:
 
 @pytest.mark.parametrize("task", DEGRADED)
 @pytest.mark.parametrize("init", ["every_frame", "first_frame", "random"])
-def test_an_oracle_gives_back_the_true_clip(task: str, init: str) -> None:
+def test_an_oracle_gives_back_the_true_clip(task: str, init: Literal["every_frame", "first_frame", "random"]) -> None:
     x, operator = clip(5 if init != "first_frame" else 1, 16, 24), DEGRADED[task]
     if task in ("valid", "deblur_plus") and len(x) == 1:
         x = x.expand(3, -1, -1, -1)
@@ -86,10 +89,12 @@ def test_the_last_data_step_brings_the_clip_to_the_measurement(tiny: DiffusersPr
     x, operator = clip(2, 32, 32).float(), Chain([Downsample(4)])
     y, how = operator.A(x), sampling(tiny.abar, tau=0.15)
 
-    def residual(restored: Tensor) -> float:
+    def residual(final: Literal["data", "prior"]) -> float:
+        restored = run(tiny, operator, y, replace(how, final=final), noise=0.001)
         return float((y - operator.A(restored)).square().mean().sqrt())
 
-    assert residual(run(tiny, operator, y, how)) < 0.1 * residual(run(tiny, operator, y, replace(how, final="prior")))
+    # A A^T = I / 16, and rho = (0.001 / 0.06)^2: a thousandth of the residual is left, and rounding.
+    assert residual("data") < 0.02 * residual("prior")
 
 
 def test_a_prompt_takes_the_second_branch(tiny: DiffusersPrior) -> None:

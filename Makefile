@@ -1,0 +1,50 @@
+# Everything lives in .venv: no root, git, Docker or running Redis is needed. `make` lists what there is.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+# pip builds this package in an environment of its own; the pins hold there too. Old pips read the first, new ones the second.
+export PIP_CONSTRAINT := constraints.txt
+export PIP_BUILD_CONSTRAINT := constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test demo serve check bench clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+setup: $(INSTALLED) ## install everything into .venv; does nothing when that is done already
+
+# Written last, so an interrupted set-up is taken up again.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	    echo "'$(PYTHON)' is not Python 3.11 or newer. Name one that is: make setup PYTHON=python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[worker,local,dev]'
+	@touch $@
+
+test: setup ## run the tests
+	$(BIN)/python -m pytest
+
+demo: setup ## restore the sample clip, end to end
+	$(BIN)/vxl demo
+
+# exec: no shell stands between a signal and the service.
+serve: setup ## run the service on this machine
+	exec $(BIN)/vxl serve
+
+check: setup ## lint, formatting, types and the rules of who may import whom
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup ## measure seconds per frame
+	$(BIN)/python bench/speed.py
+
+clean: ## remove .venv and the caches; clips and results in data/ stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,52 @@
+"""What endpoints work with, made once by create_app and handed out by FastAPI's dependencies."""
+
+import re
+from dataclasses import dataclass, field
+from threading import Event
+from typing import Annotated, cast
+
+from anyio import CapacityLimiter
+from fastapi import Depends, Path, Request
+
+from app.idempotency import Idempotency
+from app.jobs import Jobs
+from app.metrics import Metrics
+from app.records import Records, UnknownJob
+from app.settings import Settings
+from app.store import Store
+from app.uploads import Uploads
+
+JOB_ID = re.compile(r"job_[0-9a-z]{26}")
+
+
+@dataclass(frozen=True)
+class Services:
+    """The parts of the front end."""
+
+    settings: Settings
+    records: Records
+    store: Store
+    jobs: Jobs
+    uploads: Uploads
+    idempotency: Idempotency
+    metrics: Metrics
+    listeners: CapacityLimiter  # threads that look at Redis for event streams, so that these never take all others
+    version: str
+    stopping: Event = field(default_factory=Event)  # set once the server is to stop: whoever waits, ends
+
+
+def services(request: Request) -> Services:
+    return cast(Services, request.app.state.services)
+
+
+Wired = Annotated[Services, Depends(services)]
+
+
+def job_id(job_id: Annotated[str, Path(examples=["job_01k2m3n4p5q6r7s8t9v0w1x2y3"])]) -> str:
+    """An id of the wrong form belongs to no job."""
+    if not JOB_ID.fullmatch(job_id):
+        raise UnknownJob(job_id)
+    return job_id
+
+
+JobId = Annotated[str, Depends(job_id)]

@@ -1,0 +1,63 @@
+"""`vxl`, the command line. What needs torch is another program, so that `vxl api` runs where there is no torch."""
+
+import os
+import sys
+
+import typer
+
+from app.logging import configure
+from app.serve import serve as serve_all
+from app.settings import Settings
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    help="Restore degraded video with VISION-XL. Settings are environment variables, VXL_...",
+)
+PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+def become(module: str, *arguments: str) -> None:
+    """Replace this process with `python -m module`."""
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
+
+
+@app.command()
+def serve() -> None:
+    """Run the whole service on this machine: Redis, API and one worker, until Ctrl-C."""
+    settings = Settings()
+    configure(settings)
+    raise typer.Exit(serve_all(settings))
+
+
+@app.command()
+def api() -> None:
+    """Run the API alone; VXL_REDIS_URL names its Redis."""
+    become("app.main")
+
+
+@app.command()
+def worker() -> None:
+    """Run one worker; VXL_REDIS_URL names its Redis."""
+    become("worker.main")
+
+
+@app.command()
+def demo() -> None:
+    """Degrade the sample clip, have the running service restore it, and compare."""
+    become("worker.demo")
+
+
+@app.command(context_settings=PASS_ON)
+def restore(context: typer.Context) -> None:
+    """Restore a file in this process, without a service: vxl restore in.mp4 -o out.mp4 --task deblur."""
+    become("worker.restore_file", *context.args)
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""The front end as an ASGI application: wiring, nothing else."""
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from anyio import CapacityLimiter
+from asgi_correlation_id import CorrelationIdMiddleware
+from fastapi import FastAPI
+from redis import Redis
+from redis.backoff import ConstantBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.retry import Retry
+
+from app import errors, logging
+from app.api import events, jobs, results, system, uploads
+from app.api.wiring import Services
+from app.idempotency import Idempotency
+from app.ids import new_id
+from app.jobs import Jobs
+from app.metrics import Metrics
+from app.observe import Observe
+from app.records import Records
+from app.settings import Settings
+from app.store import Store
+from app.uploads import Uploads
+
+DESCRIPTION = "Restores degraded high-definition video with VISION-XL."
+REDIS_SECONDS = 2.0  # the longest a command may take; a client is better told than kept waiting
+LISTENERS = 16
+STOP_SECONDS = 20  # for requests under way
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+class Api(FastAPI):
+    """An application whose schema shows what its errors look like."""
+
+    def openapi(self) -> dict[str, Any]:
+        return errors.openapi(self)
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The application with its parts; `uvicorn app.main:create_app --factory` runs it."""
+    settings = settings or Settings()
+    logging.configure(settings)
+    services = assemble(settings)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        server = services.metrics.serve(settings.host, settings.api_metrics_port) if settings.api_metrics_port else None
+        yield
+        if server is not None:
+            server[0].shutdown()
+            server[0].server_close()
+            server[1].join()
+        services.records.redis.close()
+
+    app = Api(
+        title="VISION-XL",
+        version=services.version,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        responses=errors.RESPONSES,
+    )
+    app.state.services = services
+    for part in (uploads, jobs, events, results, system):
+        app.include_router(part.router)
+    errors.install(app)
+    app.add_middleware(Observe, metrics=services.metrics)
+    app.add_middleware(
+        CorrelationIdMiddleware,
+        header_name="X-Request-Id",
+        generator=lambda: new_id("req"),
+        validator=lambda found: REQUEST_ID.fullmatch(found) is not None,
+    )
+    return app
+
+
+def assemble(settings: Settings) -> Services:
+    """All parts, joined."""
+    settings.scratch.mkdir(parents=True, exist_ok=True)
+    release = installed_version()
+    records, store = Records(connect(settings)), Store(settings.files)
+    jobs = Jobs(settings, records, store)
+    return Services(
+        settings=settings,
+        records=records,
+        store=store,
+        jobs=jobs,
+        uploads=Uploads(settings, records, store),
+        idempotency=Idempotency(jobs),
+        metrics=Metrics(settings, jobs, release),
+        listeners=CapacityLimiter(LISTENERS),
+        version=release,
+    )
+
+
+def connect(settings: Settings) -> Redis:
+    """A client that tells soon that Redis is away, and finds it again by itself."""
+    return Redis.from_url(
+        settings.redis_url or "redis://127.0.0.1:6379/0",
+        socket_timeout=REDIS_SECONDS,
+        socket_connect_timeout=REDIS_SECONDS,
+        # Once more on a connection that Redis closed while it lay idle; a slow answer is never asked for twice.
+        retry=Retry(ConstantBackoff(0.05), 1, supported_errors=(RedisConnectionError,)),
+    )
+
+
+def installed_version() -> str:
+    try:
+        return version("vision-xl")
+    except PackageNotFoundError:
+        return "0+source"
+
+
+class Server(uvicorn.Server):
+    """Tells the application when it is to stop, so that event streams end; their clients come back to another."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.config.app.state.services.stopping.set()  # type: ignore[union-attr]
+        super().handle_exit(sig, frame)
+
+
+def main() -> None:
+    settings = Settings()
+    config = uvicorn.Config(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        ws="none",
+        timeout_graceful_shutdown=STOP_SECONDS,
+    )
+    Server(config).run()
+
+
+if __name__ == "__main__":
+    main()

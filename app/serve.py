@@ -1,0 +1,82 @@
+"""The whole service on one machine: embedded Redis, the API and one worker, until Ctrl-C."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import nullcontext
+from types import FrameType
+
+import structlog
+
+from app import embedded_redis
+from app.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+PARTS = {"api": "app.main", "worker": "worker.main"}
+PR_SET_PDEATHSIG = 1
+STOP_SECONDS = 30
+
+
+def serve(settings: Settings) -> int:
+    """Run everything; the exit status is 0 after Ctrl-C or SIGTERM, 1 where the API ended by itself.
+
+    A worker that ends is started again. All parts die with this process, even where it is killed outright.
+    """
+    stop = threading.Event()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, on_signal)
+    settings.scratch.mkdir(parents=True, exist_ok=True)
+    own = nullcontext() if settings.redis_url else embedded_redis.start(settings.data_dir)
+    with own as redis:
+        environment = os.environ | {"VXL_REDIS_URL": settings.redis_url or (redis.url if redis else "")}
+        parts = {name: _start(module, environment) for name, module in PARTS.items()}
+        log.info("serving", url=f"http://{settings.host}:{settings.port}", data=str(settings.data_dir.resolve()))
+        try:
+            return _supervise(parts, environment, stop)
+        finally:
+            _end(list(parts.values()))
+
+
+def _supervise(parts: dict[str, subprocess.Popen[bytes]], environment: dict[str, str], stop: threading.Event) -> int:
+    while not stop.wait(0.5):
+        if parts["api"].poll() is not None:
+            log.error("the API ended", status=parts["api"].returncode)
+            return 1
+        if parts["worker"].poll() is not None:
+            log.warning("the worker ended and is started again", status=parts["worker"].returncode)
+            stop.wait(1)
+            parts["worker"] = _start(PARTS["worker"], environment)
+    return 0
+
+
+def _start(module: str, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    """A part in a process group of its own, so that Ctrl-C reaches it only through us."""
+    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
+
+    def tie() -> None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it died before the tie was made
+            os._exit(1)
+
+    return subprocess.Popen([sys.executable, "-m", module], env=environment, process_group=0, preexec_fn=tie)
+
+
+def _end(parts: list[subprocess.Popen[bytes]]) -> None:
+    for part in parts:
+        part.terminate()
+    deadline = time.monotonic() + STOP_SECONDS
+    for part in parts:
+        try:
+            part.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            part.kill()
+            part.wait()

@@ -1,0 +1,235 @@
+"""From the request to the queue."""
+
+import json
+import re
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from redis import Redis
+from rq import Queue
+from rq.serializers import JSONSerializer
+
+from app.contract import JobStatus
+from app.records import Records
+from tests.app.conftest import Server, assert_problem, mask
+
+JOB_ID = "job_" + "0" * 25 + "z"
+
+
+def test_a_job_is_queued(api: httpx.Client, body: dict[str, Any], upload_id: str, redis_client: Redis) -> None:
+    response = api.post("/v1/jobs", json=body | {"metadata": {"shot": 12}})
+    assert response.status_code == 202
+    job = response.json()
+    assert re.fullmatch(r"job_[0-9a-z]{26}", job["id"])
+    assert response.headers["location"] == job["urls"]["self"] == f"/v1/jobs/{job['id']}"
+    assert (job["status"], job["terminal"], job["queue_position"], job["attempt"]) == ("queued", False, 0, 0)
+    assert job["source"] == {
+        "width": 64,
+        "height": 48,
+        "frames": 12,
+        "frame_rate": "25/1",
+        "sha256": api.get(f"/v1/uploads/{upload_id}").json()["sha256"],
+    }
+    assert job["request"]["metadata"] == {"shot": 12}
+    assert api.get(job["urls"]["self"]).json() == job
+
+    queued = Queue("normal", connection=redis_client, serializer=JSONSerializer).jobs
+    assert [(one.id, one.func_name, one.args) for one in queued] == [
+        (job["id"], "worker.task.restore_clip", [job["id"]])
+    ]
+
+
+def test_positions_count_the_higher_queues_first(api: httpx.Client, body: dict[str, Any]) -> None:
+    ids = {
+        name: api.post("/v1/jobs", json=body | {"priority": priority}).json()["id"]
+        for name, priority in [("l", "low"), ("n1", "normal"), ("n2", "normal"), ("h", "high")]
+    }
+    places = {name: api.get(f"/v1/jobs/{job_id}").json()["queue_position"] for name, job_id in ids.items()}
+    assert places == {"h": 0, "n1": 1, "n2": 2, "l": 3}
+    listed = {job["id"]: job["queue_position"] for job in api.get("/v1/jobs").json()["data"]}
+    assert listed == {ids[name]: place for name, place in places.items()}
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"task": "colorize"}, "task"),
+        ({"tempo": 3}, "tempo"),
+        ({"task": None}, "body"),
+        ({"solver": {"steps": 1}}, "solver.steps"),
+        ({"source": {}}, "source.upload_id"),
+        ({"task": None, "degradation": [{"kind": "downsample", "factor": 99}]}, "degradation.0.factor"),
+        ({"task": None, "degradation": [{"kind": "rain"}]}, "degradation.0"),
+        ({"cancel_after_seconds": 0}, "cancel_after_seconds"),
+        ({"task": None, "degradation": [{"kind": "temporal_average", "window": 13}]}, "degradation.0.window"),
+        ({"task": "temporal_deblur"}, "task"),
+        ({"task": None, "degradation": [{"kind": "downsample", "factor": 16}] * 3}, "degradation"),
+    ],
+)
+def test_the_field_at_fault_is_named(
+    api: httpx.Client, body: dict[str, Any], redis_client: Redis, change: dict[str, Any], field: str
+) -> None:
+    problem = assert_problem(api.post("/v1/jobs", json=body | change), 422, "invalid_parameter")
+    assert field in [error["field"] for error in problem["errors"]]
+    assert redis_client.keys("vxl:job*") == []
+
+
+def test_nan_is_refused(api: httpx.Client, upload_id: str) -> None:
+    body = {"source": {"upload_id": upload_id}, "task": "deblur", "solver": {"tau": float("nan")}}
+    response = api.post("/v1/jobs", content=json.dumps(body), headers={"Content-Type": "application/json"})
+    assert assert_problem(response, 422, "invalid_parameter")["errors"][0]["field"] == "solver.tau"
+
+
+def test_a_window_within_the_clip_is_taken(api: httpx.Client, body: dict[str, Any]) -> None:
+    for step in ({"window": 12}, {"window": 13, "boundary": "valid"}):
+        change = {"task": None, "degradation": [{"kind": "temporal_average"} | step]}
+        assert api.post("/v1/jobs", json=body | change).status_code == 202
+
+
+def test_a_job_needs_an_upload_that_exists(api: httpx.Client) -> None:
+    body = {"source": {"upload_id": "up_" + "0" * 26}, "task": "deblur"}
+    problem = assert_problem(api.post("/v1/jobs", json=body), 404, "upload_not_found")
+    assert problem["errors"][0]["field"] == "source.upload_id"
+
+
+def test_a_mask_must_fit_where_it_acts(api: httpx.Client, upload_id: str, tmp_path: Path) -> None:
+    def uploaded(width: int, height: int) -> str:
+        content = mask(tmp_path / "mask.png", width, height)
+        return str(api.post("/v1/uploads?kind=mask", content=content).json()["id"])
+
+    measured, restored = uploaded(64, 48), uploaded(128, 96)
+    half, holes = {"kind": "downsample", "factor": 2}, {"kind": "mask"}
+
+    def post(mask_id: str, *degradation: dict[str, Any]) -> httpx.Response:
+        source = {"upload_id": upload_id, "mask_upload_id": mask_id}
+        return api.post("/v1/jobs", json={"source": source, "degradation": degradation})
+
+    assert post(measured, holes).status_code == 202
+    assert post(measured, half, holes).status_code == 202
+    assert post(restored, holes, half).status_code == 202
+    for response in (post(restored, holes), post(restored, half, holes), post(measured, holes, half)):
+        problem = assert_problem(response, 422, "mask_mismatch")
+        assert problem["errors"][0]["field"] == "source.mask_upload_id"
+
+    assert_problem(post(upload_id, holes), 422, "invalid_parameter")
+    swapped = api.post("/v1/jobs", json={"source": {"upload_id": measured}, "task": "deblur"})
+    assert_problem(swapped, 422, "invalid_parameter")
+
+
+def test_a_mask_of_another_length_is_refused(
+    api: httpx.Client, upload_id: str, tmp_path: Path, records: Records
+) -> None:
+    content = mask(tmp_path / "mask.png")
+    mask_id = api.post("/v1/uploads?kind=mask", content=content).json()["id"]
+    upload = records.upload(mask_id)
+    assert upload is not None
+    records.put_upload(upload.model_copy(update={"media": upload.media.model_copy(update={"frames": 5})}))
+    source = {"upload_id": upload_id, "mask_upload_id": mask_id}
+    assert_problem(api.post("/v1/jobs", json={"source": source, "task": "inpaint"}), 422, "mask_mismatch")
+
+
+def test_a_chosen_id_makes_one_job(api: httpx.Client, body: dict[str, Any], redis_client: Redis) -> None:
+    first = api.put(f"/v1/jobs/{JOB_ID}", json=body)
+    assert (first.status_code, first.json()["id"]) == (202, JOB_ID)
+    again = api.put(f"/v1/jobs/{JOB_ID}", json=body)
+    assert (again.status_code, again.json()) == (200, first.json())
+    other = api.put(f"/v1/jobs/{JOB_ID}", json=body | {"task": "temporal_deblur"})
+    assert_problem(other, 409, "job_exists")
+    assert_problem(api.put("/v1/jobs/mine", json=body), 404, "job_not_found")
+    assert redis_client.llen("rq:queue:normal") == 1
+
+
+def test_ten_at_once_make_one_job(server: Server, body: dict[str, Any], redis_client: Redis) -> None:
+    def put(_: int) -> int:
+        return httpx.put(f"{server.url}/v1/jobs/{JOB_ID}", json=body).status_code
+
+    with ThreadPoolExecutor(10) as pool:
+        codes = sorted(pool.map(put, range(10)))
+    assert codes == [200] * 9 + [202]
+    assert redis_client.llen("rq:queue:normal") == 1
+
+
+def test_a_full_queue_says_when_to_come_back(serve: Callable[..., Any], clip: bytes) -> None:
+    with serve(max_queue=1) as server, httpx.Client(base_url=server.url) as api:
+        body = {"source": {"upload_id": api.post("/v1/uploads", content=clip).json()["id"]}, "task": "deblur"}
+        first = api.post("/v1/jobs", json=body).json()
+        refused = api.post("/v1/jobs", json=body)
+        assert_problem(refused, 503, "queue_full")
+        assert int(refused.headers["retry-after"]) > 0
+        assert len(api.get("/v1/jobs").json()["data"]) == 1
+        api.post(first["urls"]["cancel"])
+        assert api.post("/v1/jobs", json=body).status_code == 202
+        assert_problem(api.post(first["urls"]["self"] + "/retry"), 503, "queue_full")
+
+
+def test_lists_come_in_pages(api: httpx.Client, body: dict[str, Any], records: Records) -> None:
+    ids = [api.post("/v1/jobs", json=body).json()["id"] for _ in range(5)]
+    seen, cursor = [], None
+    while True:
+        page = api.get("/v1/jobs", params={"limit": 2} | ({"cursor": cursor} if cursor else {})).json()
+        seen += [job["id"] for job in page["data"]]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+        if len(seen) == 2:  # what a cursor points at may go, and new jobs may come
+            records.move(ids[3], JobStatus.canceled)
+            assert api.delete(f"/v1/jobs/{ids[3]}").status_code == 204
+            api.post("/v1/jobs", json=body)
+    assert seen == ids[::-1]
+
+    records.move(ids[0], JobStatus.starting)
+    assert [job["id"] for job in api.get("/v1/jobs?status=starting").json()["data"]] == [ids[0]]
+    for query, field in (
+        ("limit=101", "limit"),
+        ("limit=0", "limit"),
+        ("cursor=x", "cursor"),
+        ("status=odd", "status"),
+    ):
+        problem = assert_problem(api.get(f"/v1/jobs?{query}"), 422, "invalid_parameter")
+        assert problem["errors"][0]["field"] == field
+
+
+def test_an_unchanged_job_is_not_sent_again(api: httpx.Client, job: dict[str, Any], records: Records) -> None:
+    etag = api.get(job["urls"]["self"]).headers["etag"]
+    unchanged = api.get(job["urls"]["self"], headers={"If-None-Match": f'"other", W/{etag}'})
+    assert (unchanged.status_code, unchanged.content, unchanged.headers["etag"]) == (304, b"", etag)
+    records.move(job["id"], JobStatus.starting)
+    assert api.get(job["urls"]["self"], headers={"If-None-Match": etag}).status_code == 200
+
+
+@pytest.mark.parametrize("job_id", ["job_" + "0" * 26, "job_short", "up_" + "0" * 26, "job_" + "0" * 26 + "%0A", "x"])
+def test_an_unknown_job_is_not_found(api: httpx.Client, job_id: str) -> None:
+    for method, path in [
+        ("GET", ""),
+        ("DELETE", ""),
+        ("POST", "/cancel"),
+        ("POST", "/retry"),
+        ("GET", "/events"),
+        ("GET", "/output"),
+        ("GET", "/manifest"),
+    ]:
+        assert_problem(api.request(method, f"/v1/jobs/{job_id}{path}"), 404, "job_not_found")
+
+
+def test_a_client_may_wait_for_the_end(api: httpx.Client, job: dict[str, Any], records: Records) -> None:
+    started = time.monotonic()
+    timely = api.get(job["urls"]["self"], headers={"Prefer": "respond-async, wait=1"})
+    assert 0.9 < time.monotonic() - started < 4
+    assert (timely.json()["status"], timely.headers["preference-applied"]) == ("queued", "wait=1")
+
+    threading.Timer(0.5, records.move, (job["id"], JobStatus.failed)).start()
+    started = time.monotonic()
+    ended = api.get(job["urls"]["self"], headers={"Prefer": "wait=600"})
+    assert time.monotonic() - started < 5
+    assert (ended.json()["status"], ended.headers["preference-applied"]) == ("failed", "wait=60")
+
+
+def test_whoever_submits_may_wait_too(api: httpx.Client, body: dict[str, Any]) -> None:
+    deadline = api.post("/v1/jobs", json=body | {"cancel_after_seconds": 1}, headers={"Prefer": "wait=10"})
+    assert (deadline.status_code, deadline.json()["status"]) == (202, "expired")

@@ -1,0 +1,193 @@
+"""The whole service as its users meet it: `vxl serve` in processes of its own, real HTTP, a real clip, a real solver."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from worker.demo import SAMPLE, await_ready, free_port
+from worker.solver.operators import Chain, Downsample
+from worker.video import read_clip, write_clip
+
+FRAMES = 3
+
+
+@pytest.fixture(scope="module")
+def degraded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sample clip at a quarter of its size."""
+    path = tmp_path_factory.mktemp("clip") / "small.mp4"
+    clip = read_clip(SAMPLE, FRAMES)
+    write_clip(path, Chain([Downsample(4)]).A(clip.frames.float()), clip, pts=clip.pts, crf=10)
+    return path
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """A client of a running service, which leaves no process behind."""
+    directory = tmp_path_factory.mktemp("service")
+    port = free_port()
+    own = {"VXL_PORT": str(port), "VXL_DATA_DIR": str(directory), "VXL_METRICS_PORT": str(free_port())}
+    log = directory / "service.log"
+    with log.open("wb") as lines:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "app.cli", "serve"],
+            env=os.environ | own | {"VXL_API_METRICS_PORT": "0"},
+            stdout=lines,
+            stderr=lines,
+        )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        await_ready(url, process, log)
+        with httpx.Client(base_url=url, timeout=60, headers={"X-Metrics": own["VXL_METRICS_PORT"]}) as client:
+            family = descendants(process.pid)
+            yield client
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0, log.read_text()[-3000:]
+    assert len(family) >= 4  # Redis, API, worker, horse
+    assert [pid for pid in family if running(pid)] == []
+
+
+def descendants(pid: int) -> list[int]:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [found for child in map(int, children) for found in (child, *descendants(child))]
+
+
+def running(pid: int) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def upload(client: httpx.Client, path: Path) -> str:
+    answer = client.post("/v1/uploads", content=path.read_bytes())
+    assert answer.status_code == 201, answer.text
+    assert answer.json()["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    return str(answer.json()["id"])
+
+
+def submit(client: httpx.Client, upload_id: str, **request: Any) -> dict[str, Any]:
+    answer = client.post("/v1/jobs", json={"source": {"upload_id": upload_id}, "task": "super_resolution_x4"} | request)
+    assert answer.status_code == 202, answer.text
+    assert answer.headers["Location"] == answer.json()["urls"]["self"]
+    return dict(answer.json())
+
+
+def finished(client: httpx.Client, job: dict[str, Any], seconds: float = 120) -> dict[str, Any]:
+    deadline = time.monotonic() + seconds
+    while not job["terminal"]:
+        assert time.monotonic() < deadline, job
+        time.sleep(0.1)
+        job = client.get(job["urls"]["self"]).json()
+    return job
+
+
+def test_a_clip_goes_in_and_comes_back_restored(client: httpx.Client, degraded: Path, tmp_path: Path) -> None:
+    job = finished(client, submit(client, upload(client, degraded)))
+
+    assert job["status"] == "succeeded", job
+    assert job["progress"] == {"stage": "done", "percent": 100.0} | {
+        key: job["progress"][key] for key in ("frames_done", "frames_total", "seconds_per_frame", "eta_seconds")
+    }
+    assert job["output"]["width"], job["output"]["height"] == (256, 160)
+    assert job["metrics"]["data_residual"] < job["metrics"]["data_residual_before"] + 0.002
+    body = client.get(job["urls"]["output"]).content
+    assert hashlib.sha256(body).hexdigest() == job["output"]["sha256"]
+    output = tmp_path / "output.mp4"
+    output.write_bytes(body)
+    restored, source = read_clip(output), read_clip(degraded)
+    assert restored.frames.shape == (FRAMES, 3, 160, 256)
+    assert [pts * restored.time_base for pts in restored.pts] == [pts * source.time_base for pts in source.pts]
+    small = Chain([Downsample(4)]).A(restored.frames.float())
+    assert (small - source.frames.float()).abs().mean() < 2 / 255
+
+    for name in ("preview", "comparison"):
+        path = tmp_path / f"{name}.mp4"
+        path.write_bytes(client.get(job["urls"][name]).content)
+        assert len(read_clip(path).frames) == FRAMES
+    manifest = client.get(job["urls"]["manifest"]).json()
+    assert manifest["output"]["sha256"] == job["output"]["sha256"]
+    assert manifest["version"]["weights_sha256"] == job["version"]["weights_sha256"]
+    assert manifest["stage_seconds"]["vae_decode"] > 0
+
+
+def test_the_same_seed_makes_the_same_file_and_the_model_is_loaded_once(client: httpx.Client, degraded: Path) -> None:
+    upload_id = upload(client, degraded)
+    horses = [pid for pid in map(int, children_named("worker.horse", "spawn_main"))]
+    first, second, other = (
+        finished(client, submit(client, upload_id, solver={"seed": seed})) for seed in (1, 1, 2)
+    )
+    assert first["output"]["sha256"] == second["output"]["sha256"] != other["output"]["sha256"]
+    assert horses
+    assert horses == [pid for pid in map(int, children_named("worker.horse", "spawn_main"))]
+
+
+def children_named(*words: str) -> list[str]:
+    """Processes whose command line has one of the words."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        if any(word in line for word in words):
+            found.append(path.parent.name)
+    return sorted(found)
+
+
+def test_events_tell_the_way_to_the_result(client: httpx.Client, degraded: Path) -> None:
+    job = submit(client, upload(client, degraded))
+    kinds, statuses, last = [], [], ""
+    with client.stream("GET", job["urls"]["events"]) as stream:
+        assert stream.headers["content-type"].startswith("text/event-stream")
+        for line in stream.iter_lines():
+            name, _, value = line.partition(": ")
+            if name == "event":
+                kinds.append(value)
+            elif name == "data":
+                last = value
+                if kinds[-1] == "status":
+                    statuses.append(json.loads(value)["status"])
+    assert statuses == ["queued", "starting", "processing", "finalizing", "succeeded"]
+    assert "progress" in kinds
+    assert json.loads(last)["id"] == job["id"]
+    assert json.loads(last)["output"]["frames"] == FRAMES
+
+
+def test_a_running_job_is_canceled_and_the_next_one_runs(client: httpx.Client, degraded: Path) -> None:
+    upload_id = upload(client, degraded)
+    long = submit(client, upload_id, solver={"steps": 500, "tau": 0.5})
+    while client.get(long["urls"]["self"]).json()["status"] != "processing":
+        time.sleep(0.1)
+    assert client.post(long["urls"]["cancel"]).status_code == 202
+    assert finished(client, long)["status"] == "canceled"
+    assert client.get(long["urls"]["output"]).status_code == 409
+    assert finished(client, submit(client, upload_id))["status"] == "succeeded"
+
+
+def test_a_deleted_job_is_gone_with_its_files(client: httpx.Client, degraded: Path) -> None:
+    job = finished(client, submit(client, upload(client, degraded)))
+    assert client.delete(job["urls"]["self"]).status_code == 204
+    assert client.get(job["urls"]["self"]).status_code == 404
+    assert client.get(job["urls"]["output"]).status_code == 404
+
+
+def test_operators_see_seconds_per_frame(client: httpx.Client, degraded: Path) -> None:
+    finished(client, submit(client, upload(client, degraded)))
+    text = httpx.get(f"http://127.0.0.1:{client.headers['X-Metrics']}/metrics").text
+    assert 'visionxl_frame_duration_seconds_count{gpu="cpu",resolution="256x160",task="super_resolution"}' in text
+    for stage in ("decode", "invert", "denoise", "vae_decode", "data_step", "vae_encode", "encode"):
+        assert f'visionxl_frame_stage_duration_seconds_count{{stage="{stage}",task="super_resolution"}}' in text
+    assert "visionxl_frames_processed_total{" in text
+    assert 'visionxl_jobs_finished_total{error_code="",status="succeeded",task="super_resolution"}' in text
+    assert "visionxl_worker_state{" in text

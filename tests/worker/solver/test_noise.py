@@ -1,0 +1,47 @@
+"""The noise estimate, on a real clip."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from worker.demo import SAMPLE
+from worker.solver.noise import COMPRESSION, estimate_noise
+from worker.solver.operators import Downsample, GaussianBlur
+from worker.video import read_clip
+
+
+@pytest.fixture(scope="module")
+def clip() -> Tensor:
+    return read_clip(SAMPLE, 5).frames.float()
+
+
+def noisy(x: Tensor, sigma: float) -> Tensor:
+    return x + sigma * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("levels", [2, 5, 10])
+def test_the_noise_of_a_blurred_clip_is_found(clip: Tensor, levels: int) -> None:
+    y = noisy(GaussianBlur(3.0).A(clip), levels / 255)
+    assert estimate_noise(y) * 255 == pytest.approx(levels, rel=0.05)
+
+
+@pytest.mark.parametrize("levels", [5, 10])
+def test_the_noise_of_a_sharp_clip_is_found_once_it_outweighs_texture(clip: Tensor, levels: int) -> None:
+    assert estimate_noise(noisy(clip, levels / 255)) * 255 == pytest.approx(levels, rel=0.15)
+
+
+def test_texture_is_not_taken_for_noise(clip: Tensor) -> None:
+    assert estimate_noise(clip) == COMPRESSION
+    assert estimate_noise(Downsample(4).A(clip)) == COMPRESSION
+
+
+def test_lost_pixels_count_for_nothing(clip: Tensor) -> None:
+    known = torch.ones(1, 1, *clip.shape[-2:])
+    known[..., 40:100, 60:120] = 0
+    y = noisy(clip, 10 / 255)
+    assert estimate_noise(y * known, known) == pytest.approx(estimate_noise(y), rel=0.1)
+
+
+def test_a_mask_without_neighbours_gives_the_floor(clip: Tensor) -> None:
+    known = (torch.rand(1, 1, *clip.shape[-2:], generator=torch.Generator().manual_seed(0)) > 0.5).float()
+    assert estimate_noise(noisy(clip, 10 / 255) * known, known) == COMPRESSION

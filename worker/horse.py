@@ -1,0 +1,148 @@
+"""The horse: the process that holds the model, warm from job to job.
+
+The horse knows nothing of queues. It gets job ids over a pipe and answers with how each one ended; who is to be told,
+and whether the job is tried again, is the parent's affair.
+"""
+
+import contextlib
+import ctypes
+import importlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import Literal, cast
+
+import structlog
+from redis.exceptions import RedisError
+
+from app.contract import JobError
+from app.logging import configure
+from app.records import IllegalTransition, UnknownJob
+from app.settings import Settings
+from worker.control import INTERNAL_ERROR, Canceled, Control, DeviceLost, Preempted, Shared, TaskFailed
+
+log = structlog.get_logger(__name__)
+
+PR_SET_PDEATHSIG = 1
+
+Task = Callable[[str], None]
+Load = Callable[[Settings, Control], Task]
+
+
+# --- what it says
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The model is loaded."""
+
+    model: str
+    device: str
+
+
+@dataclass(frozen=True)
+class Broken:
+    """The model could not be loaded."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Observed:
+    """A measurement for the parent's metrics."""
+
+    name: str
+    value: float
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How the task left a job.
+
+    overtaken: the record would not take the task's step, since someone else had changed it
+    lost: by no fault of the job's; it may be tried again
+    """
+
+    how: Literal["finished", "preempted", "canceled", "failed", "overtaken", "lost"]
+    error: JobError | None = None
+
+
+Message = Ready | Broken | Observed | Ended
+
+
+# --- what it does
+
+
+def main(loader: str, settings: Settings, pipe: Connection, shared: Shared, parent: int) -> None:
+    """Load the model, then run jobs until told to stop."""
+    _live_and_die_with(parent)
+    configure(settings)
+    sending = threading.Lock()  # a task may observe from several threads
+
+    def say(message: Message) -> None:
+        with sending:
+            pipe.send(message)
+
+    def observe(name: str, value: float, **labels: str) -> None:
+        say(Observed(name, value, labels))
+
+    try:
+        module, _, function = loader.partition(":")
+        load = cast(Load, getattr(importlib.import_module(module), function))
+        task = load(settings, Control(shared, observe))
+    except Exception as error:
+        log.exception("the model does not load", loader=loader)
+        say(Broken(f"{type(error).__name__}: {error}"))
+        sys.exit(1)
+    say(Ready(str(getattr(task, "model", settings.model)), str(getattr(task, "device", settings.device))))
+    with contextlib.suppress(EOFError, BrokenPipeError):  # the parent is gone, and so will we be in a moment
+        while (job_id := pipe.recv()) is not None:
+            with structlog.contextvars.bound_contextvars(job_id=job_id):
+                say(_run(task, job_id, observe))
+
+
+def _run(task: Task, job_id: str, observe: Callable[..., None]) -> Ended:
+    """Run one job, and put how it ended into the parent's words."""
+    started = time.monotonic()
+    try:
+        task(job_id)
+        log.info("job done", seconds=round(time.monotonic() - started, 3))
+        return Ended("finished")
+    except Preempted:
+        return Ended("preempted")
+    except Canceled:
+        return Ended("canceled")
+    except TaskFailed as error:
+        log.warning("job failed", code=error.code, detail=error.detail)
+        return Ended("failed", JobError(code=error.code, detail=error.detail, retryable=error.retryable))
+    except (IllegalTransition, UnknownJob) as error:
+        log.warning("job overtaken", reason=str(error))
+        return Ended("overtaken")
+    except RedisError as error:
+        log.error("job interrupted: Redis is away", reason=str(error))
+        return Ended("lost")
+    except DeviceLost as error:
+        log.exception("device lost", kind=error.kind)
+        observe("visionxl_gpu_errors_total", 1, kind=error.kind)
+        os._exit(1)  # nothing on a lost device can be closed in good order
+    except Exception:
+        log.exception("job failed")
+        return Ended("failed", INTERNAL_ERROR)
+
+
+def _live_and_die_with(parent: int) -> None:
+    """Signals are the parent's to handle; its death is ours."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    with contextlib.suppress(PermissionError):
+        os.setpgid(0, 0)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before the tie was made
+        os._exit(1)

@@ -1,0 +1,299 @@
+"""Takes jobs from their queues and settles what becomes of them, keeping records and queues in step.
+
+The record of a job is the truth for clients, its place in RQ makes a worker run it. Everything here changes both in one
+transaction on the record, so that of several workers that find the same lost job one gives it back.
+
+A job that has not ended is in its queue, in the queue's intermediate list (for the moment it takes to start it), or
+among the executions under `rq:wip`, each with a lease that its worker renews. A lease that ran out, or a job in none of
+these places, tells of a lost worker.
+"""
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, cast
+
+import structlog
+from redis import Redis
+from redis.client import Pipeline
+from rq import Queue
+from rq.exceptions import DeserializationError, NoSuchJobError
+from rq.executions import Execution
+from rq.job import Job as QueuedJob
+from rq.serializers import JSONSerializer
+
+from app.contract import TERMINAL, Job, JobError, JobStatus
+from app.records import IllegalTransition, Records, UnknownJob, now
+from app.settings import QUEUES, Settings
+from worker.control import INTERNAL_ERROR
+from worker.metrics import Metrics
+
+log = structlog.get_logger(__name__)
+
+TASK = "worker.task.restore_clip"
+FAILURE_TTL_SECONDS = 3600  # of RQ's own copy; the record stays
+
+LIVE = frozenset({JobStatus.starting, JobStatus.processing, JobStatus.finalizing})
+
+
+class LeaseLost(Exception):
+    """The job is no longer ours; nothing was written."""
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A worker's claim on a job, good for as long as it is renewed and nobody has taken it back."""
+
+    job: QueuedJob
+    execution: Execution
+
+    def held(self) -> bool:
+        key = self.job.started_job_registry.key
+        return self.job.connection.zscore(key, self.execution.composite_key) is not None
+
+    def release(self, pipe: Pipeline) -> None:
+        self.execution.delete(job=self.job, pipeline=pipe)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where RQ has jobs: waiting, leased to a worker, or in between."""
+
+    waiting: frozenset[str]
+    between: frozenset[str]
+    leased: frozenset[str]
+
+
+Verdict = tuple[JobStatus, dict[str, Any]]  # the state a job goes to, and what else of its record changes
+
+
+class Ledger:
+    """Takes jobs, gives them back and ends them. Any number may do so at once.
+
+    Whoever settles a job passes its lease, if there is one. It is released in the same transaction; where it was lost,
+    LeaseLost is raised and nothing written.
+    """
+
+    def __init__(self, connection: Redis, settings: Settings, metrics: Metrics) -> None:
+        self.redis, self.settings, self.metrics = connection, settings, metrics
+        self.records = Records(connection)
+        self.queues = {name: Queue(name, connection=connection, serializer=JSONSerializer) for name in QUEUES}
+
+    # --- taking
+
+    def take(self, allowed: frozenset[str]) -> tuple[Job, QueuedJob] | None:
+        """The next job that may run, from the highest queue that has one. allowed: functions that may be called.
+
+        LMOVE for one queue after the other: RQ's BLPOP over several loses a job whose worker dies just then.
+        """
+        for queue in self.queues.values():
+            while raw := cast(bytes | None, self.redis.lmove(queue.key, queue.intermediate_queue_key)):
+                queued = self._fetch(raw.decode(), allowed)
+                if queued and (job := self._admit(queued.id)):
+                    return job, queued
+        return None
+
+    def _fetch(self, job_id: str, allowed: frozenset[str]) -> QueuedJob | None:
+        """The call that was queued; one that is gone is made again, one that is not allowed is dropped."""
+        try:
+            queued = QueuedJob.fetch(job_id, self.redis, JSONSerializer)
+        except NoSuchJobError:
+            self.lost(job_id, None)
+            return None
+        try:
+            call: object = (queued.func_name, list(queued.args), queued.kwargs)
+        except DeserializationError as error:
+            call = error
+        if call in [(name, [job_id], {}) for name in allowed]:
+            return queued
+        log.error("refused: not a call that this worker makes", job_id=job_id, call=str(call))
+        self.failed(job_id, INTERNAL_ERROR, None)
+        return None
+
+    def _admit(self, job_id: str) -> Job | None:
+        """The record of a job just taken from its queue; None where it must not run, and has been seen to."""
+        job = self.records.find(job_id)
+        if job is None or job.terminal:
+            self._release(job_id, None, forget=True)
+        elif job_id in self.places().leased:
+            log.warning("job runs already", job_id=job_id)
+            for queue in self.queues.values():
+                self.redis.lrem(queue.intermediate_queue_key, 0, job_id)
+        elif job.status is not JobStatus.queued or self.records.cancel_asked_at(job_id):
+            self.lost(job_id, None)
+        elif overdue(job):
+            self.expired(job_id)
+        else:
+            return job
+        return None
+
+    # --- what becomes of a job
+
+    def unwanted(self, job: Job) -> bool:
+        """Whether a job that runs has to stop: somebody wished so, or its deadline passed, which makes it a wish."""
+        if self.records.cancel_asked_at(job.id):
+            return True
+        if not overdue(job):
+            return False
+        self.records.ask_cancel(job.id)
+        with suppress(IllegalTransition, UnknownJob):
+            self.records.move(job.id, JobStatus.canceling)
+        return True
+
+    def finished(self, job_id: str, lease: Lease | None) -> None:
+        """Its task returned: the record says how it ended. If not, that is the task's mistake."""
+        job = self.records.find(job_id)
+        self.failed(job_id, INTERNAL_ERROR, lease)
+        if job is not None and job.terminal:
+            self._tell(job)
+
+    def failed(self, job_id: str, error: JobError, lease: Lease | None) -> None:
+        self._settle(job_id, lambda job: (JobStatus.failed, {"error": error}), lease)
+
+    def canceled(self, job_id: str, lease: Lease | None) -> None:
+        self._settle(job_id, _cancel, lease)
+
+    def overtaken(self, job_id: str, lease: Lease | None) -> None:
+        """Its record changed under the task: canceled, or run by another. If neither, the housekeeper will find it."""
+        self._settle(job_id, lambda job: None, lease)
+
+    def preempted(self, job_id: str, lease: Lease | None) -> None:
+        """Its worker has to go: to the front of the queue, the attempt not counted."""
+        self._settle(job_id, _uncounted, lease, "preempted")
+
+    def lost(self, job_id: str, lease: Lease | None, reason: str = "worker_lost") -> None:
+        """Its worker died, hung or was cut off: to the front of the queue, unless that was the last attempt."""
+
+        def verdict(job: Job) -> Verdict:
+            attempt = max(1, job.attempt) if job.status in LIVE else job.attempt + 1  # died before the task counted
+            if attempt < self.settings.max_attempts:
+                return JobStatus.queued, {"attempt": attempt}
+            detail = f"The worker was lost {attempt} times while it ran this job."
+            return JobStatus.failed, {"error": JobError(code="worker_lost", detail=detail, retryable=True)}
+
+        self._settle(job_id, verdict, lease, reason)
+
+    def expired(self, job_id: str) -> None:
+        """Its deadline passed before it started."""
+        error = JobError(code="expired", detail="The job did not start before its deadline.", retryable=True)
+
+        def verdict(job: Job) -> Verdict | None:
+            return (JobStatus.expired, {"error": error}) if job.status is JobStatus.queued else None
+
+        self._settle(job_id, verdict, None)
+
+    def places(self) -> Places:
+        with self.redis.pipeline() as pipe:
+            for queue in self.queues.values():
+                pipe.lrange(queue.key, 0, -1)
+                pipe.lrange(queue.intermediate_queue_key, 0, -1)
+                pipe.zrange(queue.started_job_registry.key, 0, -1)
+            answers = cast(list[list[bytes]], pipe.execute())
+        waiting, between, leased = (
+            frozenset(raw.decode().partition(":")[0] for ids in answers[kind::3] for raw in ids) for kind in range(3)
+        )
+        return Places(waiting, between - leased, leased)
+
+    # --- how it is written
+
+    def _settle(
+        self, job_id: str, verdict: Callable[[Job], Verdict | None], lease: Lease | None, reason: str = ""
+    ) -> None:
+        """Bring record and queue to what `verdict` says; None leaves both. A wish to cancel overrules it."""
+        while (job := self.records.find(job_id)) is not None and not job.terminal:
+            asked = job.status is JobStatus.canceling or self.records.cancel_asked_at(job_id)
+            decided = _cancel(job) if asked else verdict(job)
+            if decided is None:
+                return self._release(job_id, lease, forget=False)
+            to, changes = decided
+            if to is job.status is JobStatus.queued:
+                return self._queue_again(job, changes, lease)
+            try:
+                moved = self.records.move(job_id, to, self._also(job, to, lease), **changes, **self._dates(job, to))
+            except (IllegalTransition, UnknownJob):
+                continue  # someone was faster: look again
+            if moved.terminal:
+                return self._tell(moved)
+            if to is JobStatus.queued:
+                log.info("job queued again", job_id=job_id, reason=reason, attempts=moved.attempt)
+                return self.metrics.job_resumed(reason)
+        return self._release(job_id, lease, forget=True)
+
+    def _also(self, job: Job, to: JobStatus, lease: Lease | None) -> Callable[[Pipeline], None]:
+        """What changes in the queue, in the same transaction; runs when the record is watched, so the lease counts."""
+
+        def write(pipe: Pipeline) -> None:
+            if lease is not None and not lease.held():
+                raise LeaseLost(job.id)
+            if to is JobStatus.canceling:
+                return  # a step on the way
+            if lease is not None:
+                lease.release(pipe)
+            self._forget(pipe, job.id)
+            if to is JobStatus.queued:
+                self._push(pipe, job)
+
+        return write
+
+    def _queue_again(self, job: Job, changes: dict[str, Any], lease: Lease | None) -> None:
+        """For a job that never started: its record says `queued` all the time, only its place was lost."""
+        if lease is None and job.id in (places := self.places()).waiting | places.leased:
+            return
+        if lease is not None and not lease.held():
+            raise LeaseLost(job.id)
+        self.records.update(job.id, **changes)
+        with self.redis.pipeline() as pipe:
+            self._also(job, JobStatus.queued, lease)(pipe)
+            pipe.execute()
+        log.info("job queued again", job_id=job.id, reason="it never started")
+
+    def _push(self, pipe: Pipeline, job: Job) -> None:
+        """To the front of its queue, as new."""
+        queue = self.queues[job.request.priority]
+        call = queue.create_job(
+            TASK, (job.id,), job_id=job.id, timeout=-1, result_ttl=0, failure_ttl=FAILURE_TTL_SECONDS
+        )
+        queue._enqueue_job(call, pipeline=pipe, at_front=True)
+        progress = job.progress.model_copy(update={"stage": "queued", "eta_seconds": None})
+        pipe.set(f"vxl:job:{job.id}:progress", progress.model_dump_json(), xx=True)
+
+    def _forget(self, pipe: Pipeline, job_id: str) -> None:
+        """Take a job out of every place."""
+        for queue in self.queues.values():
+            pipe.lrem(queue.key, 0, job_id)
+            pipe.lrem(queue.intermediate_queue_key, 0, job_id)
+            pipe.zrem(queue.failed_job_registry.key, job_id)
+        pipe.delete(QueuedJob.key_for(job_id), f"rq:executions:{job_id}")
+
+    def _release(self, job_id: str, lease: Lease | None, forget: bool) -> None:
+        with self.redis.pipeline() as pipe:
+            if lease is not None:
+                lease.release(pipe)
+            if forget:
+                self._forget(pipe, job_id)
+            pipe.execute()
+
+    def _dates(self, job: Job, to: JobStatus) -> dict[str, datetime]:
+        if to not in TERMINAL:
+            return {}
+        kept = job.request.expires_after_seconds or self.settings.result_ttl_seconds
+        return {"completed_at": now(), "expires_at": now() + timedelta(seconds=kept)}
+
+    def _tell(self, job: Job) -> None:
+        log.info("job ended", job_id=job.id, status=job.status, code=job.error.code if job.error else None)
+        self.metrics.job_ended(job, self.records.cancel_asked_at(job.id))
+
+
+def overdue(job: Job) -> bool:
+    """Past the deadline that the client set."""
+    seconds = job.request.cancel_after_seconds
+    return seconds is not None and job.created_at + timedelta(seconds=seconds) <= now()
+
+
+def _uncounted(job: Job) -> Verdict:
+    return JobStatus.queued, {"attempt": max(0, job.attempt - (job.status in LIVE))}
+
+
+def _cancel(job: Job) -> Verdict:
+    return JobStatus.canceling if job.status in LIVE else JobStatus.canceled, {}

@@ -1,0 +1,105 @@
+"""How far a job is, and where its time goes."""
+
+import time
+from collections import defaultdict
+from typing import Literal
+
+import structlog
+from redis.exceptions import RedisError
+
+from app.contract import Progress
+from app.records import Records
+from worker.control import Canceled, Control, Preempted
+from worker.solver.restore import Stage
+
+log = structlog.get_logger(__name__)
+
+EVERY_SECONDS = 0.5
+# How much of a whole job (100) lies before and after the solver; inverting a frame costs about two fifths of a step.
+BEFORE, AFTER = 2.0, 6.0
+INVERSION_SHARE = 0.4
+
+
+class Meter:
+    """Follows one job: tells Redis how far it is, the worker that it lives, the metrics what each stage took.
+
+    `watch` is the solver's callback. It is where a job stops: raises Canceled or Preempted when the worker says so.
+    """
+
+    def __init__(self, job_id: str, task: str, control: Control, records: Records) -> None:
+        self.job_id, self.task, self.control, self.records = job_id, task, control, records
+        self.stages: dict[str, float] = defaultdict(float)
+        self.solver_seconds = 0.0
+        self._last = self._started = time.monotonic()
+        self._written = 0.0
+        self._frames = self._steps = self._inverted = self._denoised = 0
+
+    def enter(self, stage: Literal["decoding", "encoding"], frames: int) -> None:
+        """A stage outside the solver begins."""
+        percent = 0.0 if stage == "decoding" else 100 - AFTER
+        self._write(Progress(stage=stage, percent=percent, frames_total=frames), force=True)
+        self.check()
+
+    def measured(self, stage: str, frames: int) -> None:
+        """`frames` went through `stage` since the last call."""
+        spent = time.monotonic() - self._last
+        self._last += spent
+        self.stages[stage] += spent
+        for _ in range(frames):
+            self.control.observe("visionxl_frame_stage_duration_seconds", spent / frames, task=self.task, stage=stage)
+
+    def solving(self, frames: int, steps: int) -> None:
+        """The solver begins on so many frames, with so many steps each."""
+        self._frames, self._steps = frames, steps
+        self._last = self._started = time.monotonic()
+
+    def watch(self, stage: Stage, frames: int) -> None:
+        """The solver's callback, after each piece of work."""
+        self.measured(stage, frames)
+        if stage == "invert":
+            self._inverted += frames
+        elif stage == "denoise":
+            self._denoised += frames
+        self._write(self._progress(), force=False)
+        self.check()
+
+    def solved(self) -> None:
+        """The solver is done."""
+        self.solver_seconds = time.monotonic() - self._started
+
+    def done(self) -> None:
+        self._write(Progress(stage="done", percent=100), force=True)
+
+    def check(self) -> None:
+        """Live, or stop where the worker says so."""
+        self.control.pulse()
+        match self.control.stop_requested():
+            case "cancel":
+                raise Canceled
+            case "preempt":
+                raise Preempted
+
+    def _progress(self) -> Progress:
+        inverting = self._denoised == 0
+        total = self._frames * (self._steps + INVERSION_SHARE)
+        share = min(1.0, (self._inverted * INVERSION_SHARE + self._denoised) / total)
+        elapsed = time.monotonic() - self._started
+        whole = elapsed / share if share else None
+        return Progress(
+            stage="inverting" if inverting else "sampling",
+            percent=round(BEFORE + share * (100 - BEFORE - AFTER), 1),
+            frames_done=self._inverted if inverting else self._denoised,
+            frames_total=self._frames if inverting else self._frames * self._steps,
+            seconds_per_frame=round(whole / self._frames, 3) if whole else None,
+            eta_seconds=round(whole - elapsed, 1) if whole else None,
+        )
+
+    def _write(self, progress: Progress, force: bool) -> None:
+        """At most twice a second, and never a reason to fail: progress may be lost, work may not."""
+        if not force and time.monotonic() - self._written < EVERY_SECONDS:
+            return
+        self._written = time.monotonic()
+        try:
+            self.records.progress(self.job_id, progress)
+        except RedisError as error:
+            log.warning("progress is not recorded", error=str(error))

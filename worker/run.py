@@ -1,0 +1,55 @@
+"""One run of a job: why it has to stop, if it has to, and what becomes of the job."""
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+from app.contract import Job
+from worker.control import INTERNAL_ERROR
+from worker.horse import Ended
+from worker.ledger import Lease, LeaseLost, Ledger
+
+Reason = Literal["cancel", "preempt", "stall", "lease"]
+
+
+@dataclass
+class Run:
+    """A job in the horse, and what the parent has against it.
+
+    kill_at: when patience ends, on the monotonic clock
+    look_at: when to ask Redis about the job again
+    """
+
+    job: Job
+    lease: Lease
+    reason: Reason | None = None
+    kill_at: float = math.inf
+    look_at: float = 0
+
+    def stop(self, reason: Reason, grace: float) -> None:
+        """It has to end within `grace` seconds. To cancel outweighs making way; a lost lease outweighs everything."""
+        if self.reason is None or reason == "lease" or (self.reason, reason) == ("preempt", "cancel"):
+            self.reason = reason
+        self.kill_at = min(self.kill_at, time.monotonic() + grace)
+
+    def settle(self, ledger: Ledger, ended: Ended) -> None:
+        """Write down what becomes of the job; may be called again if Redis was away. Raises LeaseLost."""
+        job_id, lease = self.job.id, self.lease
+        match self.reason, ended.how:
+            case "lease", _:
+                raise LeaseLost(job_id)
+            case _, "finished":
+                ledger.finished(job_id, lease)
+            case _, "failed":
+                ledger.failed(job_id, ended.error or INTERNAL_ERROR, lease)
+            case _, "overtaken":
+                ledger.overtaken(job_id, lease)
+            case (_, "canceled") | ("cancel", _):
+                ledger.canceled(job_id, lease)
+            case (_, "preempted") | ("preempt", _):
+                ledger.preempted(job_id, lease)
+            case "stall", _:
+                ledger.lost(job_id, lease, "stalled")
+            case _:
+                ledger.lost(job_id, lease)

@@ -1,0 +1,152 @@
+"""Where the parent keeps its horse: the handle on the process, and the care that there always is one."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import time
+from typing import cast
+
+import structlog
+
+from app.settings import Settings
+from worker.control import Observer, Shared
+from worker.horse import Broken, Ended, Message, Observed, Ready, main
+
+log = structlog.get_logger(__name__)
+
+CONTEXT = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+AT_ONCE = 1000  # messages read before the parent looks at anything else
+RELOAD_SECONDS_MAX = 30.0
+KILL_SECONDS = 10
+
+
+class HorseGone(Exception):
+    """The process is dead, or as good as."""
+
+
+class Horse:
+    """A process that loads the model once and then runs jobs until it is stopped."""
+
+    def __init__(self, loader: str, settings: Settings) -> None:
+        self.shared = Shared()
+        self.ready: Ready | None = None
+        self._pipe, theirs = CONTEXT.Pipe()
+        self._process = CONTEXT.Process(
+            target=main, args=(loader, settings, theirs, self.shared, os.getpid()), name="horse", daemon=True
+        )
+        self._process.start()
+        theirs.close()  # so that the pipe ends when the horse does
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid or 0
+
+    def run(self, job_id: str) -> None:
+        """Hand over a job; `messages` tells how it went."""
+        self.shared.ask(None)
+        self.shared.pulse()
+        with contextlib.suppress(OSError):  # dead already, which `messages` will find
+            self._pipe.send(job_id)
+
+    def messages(self, seconds: float) -> list[Message]:
+        """What it said within the next `seconds`; raises HorseGone if it can say no more."""
+        said: list[Message] = []
+        try:
+            while len(said) < AT_ONCE and self._pipe.poll(0 if said else seconds):
+                said.append(cast(Message, self._pipe.recv()))
+        except (EOFError, OSError):
+            if not said:
+                raise HorseGone(self._obituary()) from None
+        return said
+
+    def kill(self) -> None:
+        """End it and all that it started, now."""
+        if self._process.exitcode is not None:
+            return  # its number may be another's by now
+        for end in (os.killpg, os.kill):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                end(self.pid, signal.SIGKILL)
+
+    def stop(self, seconds: float) -> None:
+        """Let it go; kill it where it will not."""
+        with contextlib.suppress(OSError):
+            self._pipe.send(None)
+        self._process.join(seconds)
+        self.kill()
+        self._process.join(KILL_SECONDS)
+        if self._process.exitcode is None:
+            log.error("the horse cannot be killed: its device hangs in the kernel", pid=self.pid)
+        self._pipe.close()
+
+    def _obituary(self) -> str:
+        self._process.join(5)
+        code = self._process.exitcode
+        if code is None:
+            return "the horse closed its pipe"
+        return f"the horse died of {signal.Signals(-code).name}" if code < 0 else f"the horse exited with {code}"
+
+
+class Stable:
+    """Sees to it that there is a horse, or will be once its model loads.
+
+    observe: takes what the horse measured
+    """
+
+    def __init__(self, loader: str, settings: Settings, observe: Observer) -> None:
+        self.loader, self.settings, self.observe = loader, settings, observe
+        self.horse: Horse | None = None
+        self.trouble = ""  # why the model does not load
+        self._failures, self._load_at = 0, 0.0
+
+    @property
+    def ready(self) -> Ready | None:
+        """What the horse said of its model, once that is loaded."""
+        return self.horse.ready if self.horse else None
+
+    def tend(self) -> None:
+        """Between jobs: start a horse where there is none, find out how it is where there is one."""
+        if self.horse is None:
+            if time.monotonic() >= self._load_at:
+                self.horse = Horse(self.loader, self.settings)
+            return
+        try:
+            for message in self.horse.messages(0):
+                self._heed(self.horse, message)
+        except HorseGone as gone:
+            self.bury(str(gone))
+            return
+        if self.horse.ready is None and self.horse.shared.silent_seconds() > self.settings.stall_seconds:
+            self.trouble = f"the model did not load within {self.settings.stall_seconds:g} seconds"
+            self.horse.kill()
+
+    def bury(self, why: str) -> None:
+        """Make room for another horse. After one that never got ready the next has to wait, longer each time."""
+        if self.horse is None:
+            return
+        if self.horse.ready is None:
+            delay = min(RELOAD_SECONDS_MAX, 2.0**self._failures)
+            self._failures, self._load_at = self._failures + 1, time.monotonic() + delay
+            self.trouble = self.trouble or why
+            log.error("the model does not load", reason=self.trouble, retry_seconds=delay)
+        else:
+            log.error("lost the horse", reason=why)
+        self.close()
+
+    def close(self, seconds: float = 0) -> None:
+        """Let the horse go, within so many seconds."""
+        if self.horse:
+            self.horse.stop(seconds)
+        self.horse = None
+
+    def _heed(self, horse: Horse, message: Message) -> None:
+        match message:
+            case Ready(model, device):
+                horse.ready, self.trouble, self._failures = message, "", 0
+                log.info("the model is loaded", model=model, device=device, pid=horse.pid)
+            case Broken(reason):
+                self.trouble = reason
+            case Observed():
+                self.observe(message.name, message.value, **message.labels)
+            case Ended(how):
+                log.error("the horse ended a job that it does not have", how=how)

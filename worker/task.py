@@ -1,0 +1,227 @@
+"""One job: clip in, solver, clip out. The only place where queue, files and solver meet.
+
+`load` runs once in the life of the process that holds the model; the `Restorer` it gives back then takes job after job.
+"""
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import timedelta
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
+
+import structlog
+import torch
+from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from app.contract import (
+    RESULT_FILES,
+    Job,
+    JobMetrics,
+    JobStatus,
+    Manifest,
+    OutputInfo,
+    Version,
+    result_key,
+    task_of,
+    upload_key,
+)
+from app.records import Records, now
+from app.settings import Settings
+from app.store import Store
+from worker.control import Control, DeviceLost, TaskFailed
+from worker.progress import Meter
+from worker.solve import Problem, pose, solve
+from worker.solver.prior import DiffusersPrior, load_prior
+from worker.video import read_clip, read_mask, write_results
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+REDIS_PATIENCE_SECONDS = 300
+
+
+def restore_clip(job_id: str) -> None:
+    """What the queue calls by name; the warm worker answers it with its `Restorer` instead."""
+    raise RuntimeError("a job runs only in a worker that holds the model: start `vxl worker`")
+
+
+def load(settings: Settings, control: Control) -> "Restorer":
+    """Load the prior and connect to Redis and the store."""
+    if settings.redis_url is None:
+        raise ValueError("VXL_REDIS_URL is not set")
+    settings.scratch.mkdir(parents=True, exist_ok=True)
+    redis = Redis.from_url(settings.redis_url, socket_timeout=5)
+    return Restorer(settings, control, prior_of(settings), Records(redis), Store(settings.files))
+
+
+def prior_of(settings: Settings) -> DiffusersPrior:
+    """The prior that the settings name, on the device they name."""
+    device = settings.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = settings.dtype
+    if dtype == "auto":
+        dtype = "float32" if device == "cpu" else "float16"
+    return load_prior(
+        settings.model,
+        vae=settings.vae,
+        revision=settings.revision,
+        vae_revision=settings.vae_revision,
+        variant=settings.variant,
+        dtype=getattr(torch, dtype),
+        device=device,
+    )
+
+
+class Restorer:
+    """Restores one clip after the other with one warm prior."""
+
+    def __init__(
+        self, settings: Settings, control: Control, prior: DiffusersPrior, records: Records, store: Store
+    ) -> None:
+        self.settings, self.control, self.prior = settings, control, prior
+        self.records, self.store = records, store
+        self.model = settings.model
+        self.device = torch.cuda.get_device_name() if prior.device.type == "cuda" else "cpu"
+        self.version = Version(service=version("vision-xl"), model=settings.model, weights_sha256=prior.weights_sha256)
+
+    def __call__(self, job_id: str) -> None:
+        """Restore the clip of a queued job and record how it went; raises as worker/control.py says."""
+        job = self.records.get(job_id)
+        started = now()
+        changes: dict[str, Any] = {"attempt": job.attempt + 1, "version": self.version}
+        if job.started_at is None:
+            waited = (started - job.created_at).total_seconds()
+            changes |= {"started_at": started, "metrics": JobMetrics(queue_seconds=round(waited, 3))}
+        job = self._persist(lambda: self.records.move(job_id, JobStatus.starting, **changes))
+        for left_behind in self.settings.scratch.glob(f"{job_id}-*"):
+            shutil.rmtree(left_behind, ignore_errors=True)  # by an attempt that was killed
+        with TemporaryDirectory(dir=self.settings.scratch, prefix=f"{job_id}-") as scratch:
+            try:
+                self._restore(job, Path(scratch))
+            except torch.OutOfMemoryError as error:
+                raise TaskFailed("out_of_memory", "The clip does not fit the device's memory.", True) from error
+            except torch.AcceleratorError as error:
+                # Whatever went wrong, no further call on this device can be trusted.
+                raise DeviceLost("cuda") from error
+
+    def _restore(self, job: Job, scratch: Path) -> None:
+        task = task_of(job.request.degradations())
+        meter = Meter(job.id, task, self.control, self.records)
+        meter.enter("decoding", 0)
+        clip = read_clip(self.store.fetch(upload_key(job.request.source.upload_id), scratch))
+        mask = None
+        if mask_id := job.request.source.mask_upload_id:
+            mask = read_mask(self.store.fetch(upload_key(mask_id), scratch))
+        frames = len(clip.frames)
+        meter.measured("decode", frames)
+
+        job = self._persist(lambda: self.records.move(job.id, JobStatus.processing))
+        request = job.request
+        if self.prior.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        try:
+            problem = pose(
+                self.prior,
+                clip.frames,
+                request.degradations(),
+                mask,
+                request.noise_sigma,
+                request.solver,
+                self.settings.micro_batch,
+            )
+        except ValueError as error:
+            raise TaskFailed("invalid_parameter", str(error)) from error
+        meter.solving(problem.frames, problem.steps)
+        x = solve(self.prior, problem, request.solver, meter.watch)
+        meter.solved()
+        self._observe(task, problem, meter.solver_seconds)
+
+        job = self._persist(lambda: self.records.move(job.id, JobStatus.finalizing))
+        meter.enter("encoding", problem.frames)
+        restored, lifted = ((z.clamp(-1, 1) + 1) / 2 for z in (x, problem.lifted))
+        files, left_out = write_results(scratch, clip, restored, lifted, request.output)
+        meter.measured("encode", problem.frames)
+        self._finish(job, problem, problem.residual(x), files, left_out, meter)
+
+    def _observe(self, task: str, problem: Problem, seconds: float) -> None:
+        frames, _, height, width = problem.lifted.shape
+        for _ in range(frames):
+            self.control.observe(
+                "visionxl_frame_duration_seconds", seconds / frames, task=task, resolution=f"{width}x{height}"
+            )
+        self.control.observe("visionxl_frames_processed_total", frames, task=task)
+        if self.prior.device.type == "cuda":
+            self.control.observe("visionxl_gpu_memory_peak_bytes", torch.cuda.max_memory_allocated())
+
+    def _finish(
+        self, job: Job, problem: Problem, residual: float, files: dict[str, Path], left_out: list[str], meter: Meter
+    ) -> None:
+        """Write the manifest, put all files into the store, and only then say that the job succeeded."""
+        frames, _, height, width = problem.lifted.shape
+        size, digest = files["output"].stat().st_size, _sha256(files["output"])
+        ended = now()
+        kept = job.request.expires_after_seconds or self.settings.result_ttl_seconds
+        changes: dict[str, Any] = {
+            "output": OutputInfo(width=width, height=height, frames=frames, bytes=size, sha256=digest),
+            "metrics": job.metrics.model_copy(
+                update={
+                    "gpu_seconds": round(meter.solver_seconds, 3),
+                    "seconds_per_frame": round(meter.solver_seconds / frames, 4),
+                    "data_residual": residual,
+                    "data_residual_before": problem.residual(problem.lifted),
+                    "noise_sigma": problem.noise_sigma,
+                }
+            ),
+            "warnings": [*job.warnings, *left_out],
+            "completed_at": ended,
+            "expires_at": ended + timedelta(seconds=kept),
+        }
+        manifest = self._manifest(job.model_copy(update=changes), problem, meter)
+        files["manifest"] = files["output"].with_name(RESULT_FILES["manifest"])
+        files["manifest"].write_text(json.dumps(manifest, indent=2) + "\n")
+        for name, path in files.items():
+            self.store.put_file(result_key(job.id, name), path)
+        meter.done()
+        self._persist(lambda: self.records.move(job.id, JobStatus.succeeded, **changes))
+
+    def _manifest(self, job: Job, problem: Problem, meter: Meter) -> Manifest:
+        """All it takes to know how the result came about, and to make it again."""
+        told = job.model_dump(
+            mode="json", include={"id", "request", "source", "output", "seed", "metrics", "warnings", "attempt"}
+        )
+        tuning = asdict(problem.tuning) | {"timesteps": problem.sampling.schedule.timesteps}
+        libraries = {name: version(name) for name in ("torch", "diffusers", "av")}
+        return told | {
+            "solver": job.request.solver.model_dump() | tuning,
+            "noise_sigma": problem.noise_sigma,
+            "data_residual": {"before": job.metrics.data_residual_before, "after": job.metrics.data_residual},
+            "stage_seconds": {stage: round(seconds, 3) for stage, seconds in meter.stages.items()},
+            "version": self.version.model_dump() | libraries,
+            "device": self.device,
+        }
+
+    def _persist(self, write: Callable[[], T]) -> T:
+        """A write that must not be lost: tried again for as long as Redis is away, up to five minutes."""
+        deadline = time.monotonic() + REDIS_PATIENCE_SECONDS
+        while True:
+            try:
+                return write()
+            except (RedisConnectionError, RedisTimeoutError) as error:
+                if time.monotonic() > deadline:
+                    raise
+                log.warning("redis is away; the write is tried again", error=str(error))
+                self.control.pulse()
+                time.sleep(1)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

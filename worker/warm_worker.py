@@ -1,0 +1,274 @@
+"""The worker: a parent that speaks with Redis and heeds signals, and a warm horse that holds the model.
+
+RQ's own workers start a process for every job, which would load the model every time, or run jobs in the worker itself,
+where a segfault or a hung GPU takes the worker with it. Here the parent never imports torch. It takes a job, renews its
+lease while the horse runs it, passes on the wish to cancel or to make way, kills a horse that does not follow or hangs,
+and starts another in its place. All writes that decide a job's fate are the parent's (worker/ledger.py).
+"""
+
+import json
+import math
+import os
+import signal
+import socket
+import time
+from types import FrameType
+from typing import Any
+
+import structlog
+from redis import Redis
+from redis.exceptions import RedisError
+from rq import worker_registration
+from rq.executions import ExecutionRegistry
+from rq.job import Job as QueuedJob
+from rq.utils import now as rq_now
+from rq.worker import Worker
+
+from app.contract import Job
+from app.records import now
+from app.settings import QUEUES, Settings
+from worker.horse import Ended, Observed
+from worker.housekeeper import Housekeeper
+from worker.ledger import TASK, Lease, LeaseLost, Ledger
+from worker.metrics import Metrics
+from worker.run import Run
+from worker.stable import Horse, HorseGone, Stable
+
+log = structlog.get_logger(__name__)
+
+POLL_SECONDS = 0.25
+OUTAGE_SECONDS_MAX = 15.0
+
+
+class WarmWorker(Worker):
+    """One GPU's worker. `run` is its life; RQ's `work`, which forks for every job, is not used.
+
+    loader: "module:function" that the horse loads the task with (worker/control.py)
+    allowed: names of the functions that may be queued; the horse runs its task for each of them
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        connection: Redis,
+        metrics: Metrics,
+        name: str | None = None,
+        loader: str = "worker.task:load",
+        allowed: frozenset[str] = frozenset({TASK}),
+    ) -> None:
+        super().__init__(
+            list(QUEUES),
+            name=name,
+            connection=connection,
+            serializer="json",
+            prepare_for_work=False,  # which would need Redis to be there by now
+            job_monitoring_interval=settings.heartbeat_seconds,
+        )
+        self.hostname, self.pid = socket.gethostname(), os.getpid()
+        self.settings, self.metrics, self.allowed = settings, metrics, allowed
+        self.ledger = Ledger(connection, settings, metrics)
+        self.housekeeper = Housekeeper(connection, settings, self.ledger)
+        self.stable = Stable(loader, settings, metrics.report)
+        self.running: Run | None = None
+        self.lease_seconds = math.ceil(settings.lease_seconds)  # RQ knows but whole ones
+        self._told, self._beat_at, self._clean_at = ("", ""), 0.0, 0.0
+
+    # --- its life
+
+    def run(self) -> None:
+        """Work until SIGTERM or SIGINT."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self.request_stop)
+        self.birth_date = rq_now()
+        log.info("worker started", worker=self.name, model=self.settings.model)
+        try:
+            self._work()
+        finally:
+            self._leave()
+
+    def request_stop(self, signum: int, frame: FrameType | None) -> None:
+        """Take note of a signal, and no more: what it interrupted goes on, and sees the note within POLL_SECONDS."""
+        self._stop_requested = True
+
+    def _work(self) -> None:
+        outage = POLL_SECONDS
+        while not self._stop_requested:
+            self.stable.tend()
+            try:
+                self._beat()
+                self._keep_house()
+                taken = self.ledger.take(self.allowed) if self.stable.ready else None
+                if taken:
+                    self._execute(*taken)
+                outage = POLL_SECONDS
+            except RedisError as error:
+                log.error("Redis is away", reason=str(error), retry_seconds=outage)
+                self._pause(outage)
+                outage = min(2 * outage, OUTAGE_SECONDS_MAX)
+                # Leases ran out while nobody could renew them: let the others do so first.
+                self._clean_at = time.monotonic() + self.settings.lease_seconds
+                continue
+            if not taken:
+                self._pause(POLL_SECONDS)
+
+    def _keep_house(self) -> None:
+        if time.monotonic() >= self._clean_at:
+            self._clean_at = time.monotonic() + self.settings.heartbeat_seconds
+            self.housekeeper.expire_leases()
+            self.housekeeper.sweep()
+
+    def _pause(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while not self._stop_requested and (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, POLL_SECONDS))
+
+    def _leave(self) -> None:
+        self.stable.close(seconds=5 if self.stable.ready else 0)
+        try:
+            self.register_death()  # type: ignore[no-untyped-call]
+            self.connection.delete(self._info_key)
+        except RedisError as error:
+            log.warning("left without a word: Redis is away", reason=str(error))
+        log.info("worker stopped", worker=self.name)
+
+    # --- jobs
+
+    def _execute(self, job: Job, queued: QueuedJob) -> None:
+        """Run a job in the horse, and see to what becomes of it."""
+        log.info("job taken", job_id=job.id, attempts=job.attempt)
+        try:
+            run = self.running = Run(job, Lease(queued, self.prepare_execution(queued)))
+            try:
+                self.prepare_job_execution(queued, remove_from_intermediate_queue=True)
+                ended = self._follow(run)
+            except RedisError as error:
+                log.error("job not started: Redis is away", job_id=job.id, reason=str(error))
+                ended = Ended("preempted")
+            self._settle_at_last(run, ended)
+        finally:
+            self.running = None
+            self.executions.clear()
+
+    def _follow(self, run: Run) -> Ended:
+        """Wait for the horse to end the job, or to end with it."""
+        horse = self.stable.horse
+        assert horse is not None
+        if run.job.attempt == 0:
+            self.metrics.job_started(run.job, (now() - run.job.created_at).total_seconds())
+        horse.run(run.job.id)
+        try:
+            while True:
+                for message in horse.messages(POLL_SECONDS):
+                    match message:
+                        case Ended():
+                            return message
+                        case Observed():
+                            self.metrics.report(message.name, message.value, **message.labels)
+                self._watch(run, horse)
+        except HorseGone as gone:
+            self.stable.bury(str(gone))
+            return Ended("lost")
+
+    def _watch(self, run: Run, horse: Horse) -> None:
+        """Pass on what the job has to know, and kill the horse where it does not follow."""
+        clock = time.monotonic()
+        if self._stop_requested:
+            run.stop("preempt", self.settings.drain_seconds)
+        if horse.shared.silent_seconds() > self.settings.stall_seconds:
+            run.stop("stall", 0)
+        if clock >= run.look_at:
+            run.look_at = clock + POLL_SECONDS
+            self._look(run)
+        if run.reason in ("cancel", "preempt"):
+            horse.shared.ask(run.reason)
+        if clock >= run.kill_at:
+            log.warning("killing the horse", job_id=run.job.id, reason=run.reason)
+            horse.kill()
+
+    def _look(self, run: Run) -> None:
+        """What Redis says of the job. While Redis is away the job goes on: nobody else can take it either."""
+        try:
+            self._beat()
+            if not run.lease.held():
+                run.stop("lease", 0)
+            elif self.ledger.unwanted(run.job):
+                run.stop("cancel", self.settings.cancel_grace_seconds)
+        except RedisError as error:
+            log.warning("no heartbeat: Redis is away", job_id=run.job.id, reason=str(error))
+
+    def _settle_at_last(self, run: Run, ended: Ended) -> None:
+        """Write down how the job ended, however long Redis is away; only a worker told to stop gives up in time."""
+        wait, left = POLL_SECONDS, self.settings.drain_seconds
+        while left > 0:
+            try:
+                return run.settle(self.ledger, ended)
+            except LeaseLost:
+                break
+            except RedisError as error:
+                log.error("Redis is away", job_id=run.job.id, ended=ended.how, reason=str(error), retry_seconds=wait)
+                time.sleep(wait)
+                left -= wait if self._stop_requested else 0
+                wait = min(2 * wait, OUTAGE_SECONDS_MAX)
+        log.error("nothing written: the job is not ours any more", job_id=run.job.id, ended=ended.how)
+        return None
+
+    # --- heartbeat
+
+    def get_heartbeat_ttl(self, job: QueuedJob, working_time: float = 0.0) -> int:
+        """The lease, whatever the job: it is renewed for as long as the job runs."""
+        return self.lease_seconds
+
+    @property
+    def connection_timeout(self) -> int:
+        """Seconds that RQ lets a command take; it assumes a blocking pop, and we have none."""
+        return 5
+
+    def state_now(self) -> tuple[str, str]:
+        """One of worker.metrics.STATES, and why."""
+        if self._stop_requested:
+            return "draining", ""
+        if self.running:
+            return "busy", ""
+        if self.stable.ready:
+            return "idle", ""
+        return ("unhealthy", self.stable.trouble) if self.stable.trouble else ("loading", "")
+
+    @property
+    def _info_key(self) -> str:
+        return f"vxl:worker:{self.name}"
+
+    def _beat(self) -> None:
+        """Tell Redis, RQ and Prometheus that the worker lives, and in which state; renew the lease on its job."""
+        told = self.state_now()
+        if told == self._told and time.monotonic() < self._beat_at:
+            return
+        self.metrics.state(told[0], self.stable.ready.device if self.stable.ready else "")
+        lease, self.last_heartbeat = self.lease_seconds, rq_now()
+        with self.connection.pipeline() as pipe:
+            # All of it every time: after an outage nothing may be left of what was there.
+            worker_registration.register(self, pipe)
+            pipe.hset(self.key, mapping={**self.serialize(), "state": "busy" if self.running else "idle"})
+            pipe.expire(self.key, lease)
+            pipe.set(self._info_key, json.dumps(self._info(*told)), ex=lease)
+            if self.running:
+                job, execution = self.running.lease.job, self.running.lease.execution
+                execution.last_heartbeat = self.last_heartbeat
+                execution.save(lease, pipe)
+                job.started_job_registry.add_execution(execution, pipe, ttl=lease, xx=True)
+                ExecutionRegistry(job.id, self.connection).add(execution, lease, pipe, xx=True)
+                pipe.expire(self.executions_key, lease + 60)
+            pipe.execute()
+        self._told, self._beat_at = told, time.monotonic() + self.settings.heartbeat_seconds
+        self.metrics.observe("visionxl_worker_last_heartbeat_timestamp_seconds", time.time())
+
+    def _info(self, state: str, reason: str) -> dict[str, Any]:
+        ready = self.stable.ready
+        return {
+            "name": self.name,
+            "state": state,
+            "reason": reason or None,
+            "model": ready.model if ready else self.settings.model,
+            "device": ready.device if ready else None,
+            "job_id": self.running.job.id if self.running else None,
+            "heartbeat": now().isoformat(),
+        }
