@@ -43,10 +43,10 @@ def worker() -> None:
     become("worker.main")
 
 
-@app.command()
-def demo() -> None:
+@app.command(context_settings=PASS_ON)
+def demo(context: typer.Context) -> None:
     """Degrade the sample clip, have the running service restore it, and compare."""
-    become("worker.demo")
+    become("worker.demo", *context.args)
 
 
 @app.command(context_settings=PASS_ON)

@@ -20,6 +20,7 @@ Pictures = Callable[[int], NDArray[np.float64]]
 _OPTIONS = {
     "libx264": {"preset": "ultrafast", "crf": "12"},
     "libx265": {"preset": "ultrafast", "x265-params": "log-level=0"},
+    "mpeg4": {"qmin": "3", "qmax": "3"},
     "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8"},
 }
 
@@ -133,9 +134,10 @@ def two_videos(path: Path) -> Path:
 
 
 def no_frames(path: Path) -> Path:
-    """An mp4 with a video track that has no samples."""
+    """The first segment of a fragmented mp4: it describes pictures and has none."""
     source = clip(path.with_name("source.mp4"), frames=1)
-    with av.open(str(source)) as template, av.open(str(path), "w", format="mp4") as output:
+    fragmented = {"movflags": "+empty_moov+frag_keyframe"}
+    with av.open(str(source)) as template, av.open(str(path), "w", format="mp4", options=fragmented) as output:
         output.add_stream_from_template(template.streams.video[0], opaque=True)
         output.start_encoding()
     return path
@@ -172,9 +174,15 @@ def huge_frame(path: Path) -> Path:
 
 def resolution_change(path: Path) -> Path:
     """An MPEG transport stream whose pictures grow half-way."""
-    small = clip(path.with_name("small.ts"), size=(64, 48))
-    large = clip(path.with_name("large.ts"), size=(96, 64))
-    path.write_bytes(small.read_bytes() + large.read_bytes())
+    sizes = ((64, 48), (96, 64))
+    small, large = (clip(path.with_name(f"{size[0]}.ts"), size=size) for size in sizes)
+    with av.open(str(small)) as first, av.open(str(large)) as second, av.open(str(path), "w") as output:
+        stream = output.add_stream_from_template(first.streams.video[0], opaque=True)
+        for source, begin in ((first, 0), (second, 12 * 3600)):
+            for packet in source.demux(source.streams.video[0]):
+                if packet.pts is not None and packet.dts is not None:
+                    packet.pts, packet.dts, packet.stream = packet.pts + begin, packet.dts + begin, stream
+                    output.mux(packet)
     return path
 
 

@@ -1,21 +1,59 @@
-"""Streams on their way into an mp4: encoded pictures, and copied sound."""
+"""Streams out of a container, and into an mp4: encoded pictures, and copied sound."""
 
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
+from pathlib import Path
 from typing import Final, Protocol, cast
 
+import av
 from av.audio.stream import AudioStream
+from av.codec.context import ThreadType
 from av.container import InputContainer, OutputContainer
 from av.packet import Packet
+from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from worker.colour import BT709, LIMITED
 
+_CLIPS: Final = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts"
+_STILLS: Final = ",png_pipe,jpeg_pipe"
 _AUDIO_OF_MP4: Final = frozenset({"aac", "mp3", "ac3", "eac3", "alac", "flac", "opus"})
 
 # The same frames must make the same bytes. Those depend on how many threads encode, so that is fixed; and macroblock
 # trees are off, as x264's AVX-512 code for them reads memory nobody wrote: every run differed, on one thread too.
 _X264: Final = {"preset": "medium", "threads": "4", "x264-params": "mbtree=0"}
+
+
+def opened(path: Path, stills: bool = False) -> InputContainer:
+    """A file with video, or also a still picture; playlists and the like, which name other files, are not opened."""
+    formats = _CLIPS + (_STILLS if stills else "")
+    guard = {"protocol_whitelist": "file", "format_whitelist": formats, "max_streams": "16"}
+    return av.open(str(path), "r", container_options=guard, metadata_errors="replace")
+
+
+def video_of(container: InputContainer) -> VideoStream:
+    """The moving pictures, which a cover picture is not. Raises ValueError if there are none."""
+    stream = next((s for s in container.streams.video if not s.disposition & Disposition.attached_pic), None)
+    if stream is None:
+        raise ValueError("the file has no video stream")
+    stream.thread_type = ThreadType.AUTO
+    return stream
+
+
+def frames_of(container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
+    """Every frame with its timestamp. AVI has none but the packets' order, so there the k-th frame takes the k-th's."""
+    if container.format.name != "avi":
+        yield from container.decode(stream)
+        return
+    clock: list[int | None] = []
+    shown = 0
+    for packet in container.demux(stream):
+        if packet.size:
+            clock.append(packet.dts)
+        for frame in packet.decode():
+            frame.pts = clock[shown] if shown < len(clock) else None
+            shown += 1
+            yield frame
 
 
 class Look(Protocol):

@@ -132,4 +132,4 @@ def solve(prior: DiffusersPrior, problem: Problem, settings: contract.SolverSett
     )
     generator = torch.Generator().manual_seed(settings.seed)
     prompted = prior.prompted(settings.prompt, settings.guidance)
-    return restore(prompted, problem.lifted, data_step, sampling, generator, watch).clamp_(-1, 1)
+    return restore(prompted, problem.lifted, data_step, sampling, generator, watch).clamp(-1, 1)

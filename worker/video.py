@@ -21,18 +21,13 @@ import av
 import numpy as np
 import torch
 import torch.nn.functional as F
-from av.codec.context import ThreadType
-from av.container import InputContainer
-from av.stream import Disposition
 from av.video.stream import VideoStream
 from torch import Tensor
 
 from app.contract import RESULT_FILES, OutputSettings
 from worker.colour import BT709, from_rgb, to_rgb
-from worker.mux import Muxer, Sound, h264_stream
+from worker.mux import Muxer, Sound, frames_of, h264_stream, opened, video_of
 
-_CLIPS: Final = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts"
-_STILLS: Final = "png_pipe,jpeg_pipe"
 _CENTRED_CHROMA: Final = frozenset({"mjpeg", "mpeg1video"})
 _UNTAGGED: Final = frozenset({0, 2})
 _PREVIEW_WIDTH: Final = 640
@@ -81,9 +76,9 @@ class Clip(ClipInfo):
 
 def clip_info(path: Path) -> ClipInfo:
     """What the header and the first frame of a clip say. Raises ValueError if there is no frame."""
-    with _open(path, _CLIPS) as container:
-        stream = _video(container)
-        frame = next(container.decode(stream), None)
+    with opened(path) as container:
+        stream = video_of(container)
+        frame = next(frames_of(container, stream), None)
         if frame is None:
             raise ValueError(f"{path.name} has no frame")
         turned = _orientation(frame)[0]
@@ -106,7 +101,7 @@ def iter_frames(path: Path) -> Iterator[tuple[Tensor, int]]:
 
     Timestamps increase: one that is missing or goes back is put a frame after the one before it.
     """
-    return _decode(path, _CLIPS)
+    return _decode(path, stills=False)
 
 
 def read_clip(path: Path, limit: int | None = None) -> Clip:
@@ -127,7 +122,7 @@ def read_mask(path: Path) -> Tensor:
 
     Masks that write known as 1 instead of 255 are understood.
     """
-    grey = torch.stack([frame.mean(0, keepdim=True) for frame, _ in _decode(path, f"{_CLIPS},{_STILLS}")])
+    grey = torch.stack([frame.mean(0, keepdim=True) for frame, _ in _decode(path, stills=True)])
     white = 1.0 if grey.max() > 1.5 / 255 else 1 / 255
     return (grey > white / 2).float()
 
@@ -139,20 +134,6 @@ def extend_pts(pts: Sequence[int], before: int, after: int, duration: Fraction |
     return [*ahead, *pts, *behind]
 
 
-def _open(path: Path, formats: str) -> InputContainer:
-    guard = {"protocol_whitelist": "file", "format_whitelist": formats, "max_streams": "16"}
-    return av.open(str(path), "r", container_options=guard, metadata_errors="replace")
-
-
-def _video(container: InputContainer) -> VideoStream:
-    """The moving pictures, which a cover picture is not."""
-    stream = next((s for s in container.streams.video if not s.disposition & Disposition.attached_pic), None)
-    if stream is None:
-        raise ValueError("the file has no video stream")
-    stream.thread_type = ThreadType.AUTO
-    return stream
-
-
 def _time_base(stream: VideoStream) -> Fraction:
     return stream.time_base or Fraction(1, 90_000)
 
@@ -161,13 +142,13 @@ def _rate(stream: VideoStream) -> Fraction:
     return stream.average_rate or stream.guessed_rate or Fraction(25)
 
 
-def _decode(path: Path, formats: str) -> Iterator[tuple[Tensor, int]]:
-    with _open(path, formats) as container:
-        stream = _video(container)
+def _decode(path: Path, stills: bool) -> Iterator[tuple[Tensor, int]]:
+    with opened(path, stills) as container:
+        stream = video_of(container)
         step = max(1, round(1 / (_rate(stream) * _time_base(stream))))
         centred = stream.codec_context.name in _CENTRED_CHROMA
         last: int | None = None
-        for frame in container.decode(stream):
+        for frame in frames_of(container, stream):
             after = 0 if last is None else last + step
             last = after if frame.pts is None or (last is not None and frame.pts <= last) else frame.pts
             yield _upright(to_rgb(frame, centred), frame), last
@@ -212,8 +193,9 @@ def write_clip(
     frames: (3, H, W) in [0, 1], of one size, on any device. like: whose time base, rate, pixel shape, primaries and
     transfer the file takes. pts: a timestamp a frame, in ticks of like; the file keeps their distances exactly and
     begins at zero. crf: x264's constant rate factor. audio_from: a file with the same clock, whose sound is copied
-    bit for bit and stays in step. full_chroma: 4:4:4 at any size, for pictures such as masked ones in which neighbouring
-    pixels have nothing to do with one another. The same frames make the same bytes. `path` appears when the file is whole.
+    bit for bit and stays in step. full_chroma: 4:4:4 at any size, for pictures such as masked ones in which
+    neighbouring pixels have nothing to do with one another. The same frames make the same bytes. `path` appears when
+    the file is whole.
 
     Returns what had to be left out, in words. Raises ValueError if frames and pts are not equally many.
     """
@@ -227,7 +209,7 @@ def write_clip(
     part = path.with_name(f".{path.name}.part")
     try:
         with ExitStack() as files:
-            source = files.enter_context(_open(audio_from, _CLIPS)) if audio_from else None
+            source = files.enter_context(opened(audio_from)) if audio_from else None
             output = files.enter_context(av.open(str(part), "w", format="mp4", options={"movflags": "+faststart"}))
             stream = h264_stream(output, width, height, pixel_format, crf, like)
             sound = Sound(source, output)

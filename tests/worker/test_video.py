@@ -326,6 +326,12 @@ def test_every_time_base_is_kept(tmp_path: Path, time_base: Fraction) -> None:
     assert [t * back.time_base for t in back.pts] == [t * time_base for t in clip.pts]
 
 
+@pytest.mark.parametrize(("codec", "options"), [("libx264", {"preset": "medium"}), ("mpeg4", {"bf": "2"})])
+def test_avi_is_evenly_timed_though_frames_are_reordered(tmp_path: Path, codec: str, options: dict[str, str]) -> None:
+    path = media.clip(tmp_path / "in.avi", codec=codec, options=options, frames=20)
+    assert read_clip(path).pts == list(range(20))
+
+
 def test_added_frames_are_evenly_spaced() -> None:
     assert extend_pts([100, 140], 2, 1, 40) == [20, 60, 100, 140, 180]
     assert extend_pts([0], 0, 3, Fraction(100, 3)) == [0, 33, 67, 100]

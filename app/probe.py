@@ -1,0 +1,77 @@
+"""Opens an upload as an enemy would have made it.
+
+Decoding strangers' files is where memory is corrupted and machines are filled, so it happens in a process of its own
+(app/probe_child.py) with no environment, no file but the one, limited time and memory, and nothing to write to.
+"""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from app.contract import MediaInfo
+from app.settings import Settings
+
+_ROOT: Final = Path(__file__).resolve().parents[1]
+_UNSUPPORTED: Final = frozenset({"unsupported_container", "unsupported_codec"})  # 415; all else is 422
+
+
+class Refused(Exception):
+    """A file the service does not take. code: stable, for programs. detail: what is wrong, for its owner."""
+
+    def __init__(self, code: str, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.status = status
+        self.detail = detail
+
+
+def probe_clip(path: Path, settings: Settings) -> tuple[MediaInfo, list[str]]:
+    """Decode a clip to its end: what it is, and what its owner should know. Raises Refused."""
+    found = _decode(path, settings, "clip")
+    return MediaInfo(**found["media"]), found["warnings"]
+
+
+def probe_mask(path: Path, settings: Settings) -> MediaInfo:
+    """Decode a mask, PNG, JPEG or video, to its end. Raises Refused, also where it is anything but black and white."""
+    return MediaInfo(**_decode(path, settings, "mask")["media"])
+
+
+def _decode(path: Path, settings: Settings, kind: Literal["clip", "mask"]) -> dict[str, Any]:
+    question = {
+        "path": str(path.resolve()),
+        "kind": kind,
+        "max_frames": settings.max_frames,
+        "max_pixels": settings.max_pixels,
+        "min_side": settings.min_side,
+        "seconds": settings.probe_seconds,
+    }
+    try:
+        # -P, -s: what the child imports comes from here and the installation, from no directory of the moment.
+        child = subprocess.run(
+            [sys.executable, "-P", "-s", "-m", "app.probe_child", json.dumps(question)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            env={"PYTHONPATH": str(_ROOT), "OPENBLAS_NUM_THREADS": "1"},
+            timeout=settings.probe_seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise _too_slow(settings) from None
+    if child.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+        raise _too_slow(settings)
+    if child.returncode < 0:
+        raise Refused("corrupt_stream", 422, "The decoder broke down over this file.")
+    if child.returncode > 0:
+        raise RuntimeError(f"the probe failed: {child.stderr.decode(errors='replace')[-2000:]}")
+    answer: dict[str, Any] = json.loads(child.stdout)
+    if "code" in answer:
+        raise Refused(answer["code"], 415 if answer["code"] in _UNSUPPORTED else 422, answer["detail"])
+    return answer
+
+
+def _too_slow(settings: Settings) -> Refused:
+    detail = f"Decoding this file takes more than {settings.probe_seconds:g} s; send a shorter or smaller one."
+    return Refused("probe_timeout", 422, detail)
