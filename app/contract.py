@@ -113,7 +113,7 @@ class Source(Strict):
 class SolverSettings(Strict):
     """How the inverse problem is solved; what is left null follows the task (docs/algorithm.md)."""
 
-    steps: int = Field(25, ge=2, le=1000, description="sampler steps over the whole schedule; tau keeps the last of them")
+    steps: int = Field(25, ge=2, le=1000, description="over the whole schedule; tau keeps the last of them")
     tau: float | None = Field(None, gt=0, le=0.5, description="where sampling starts, as a share of the schedule")
     eta: float | None = Field(None, ge=0, le=1, description="share of fresh noise when renoising")
     lowpass: float | None = Field(None, ge=0, le=4, description="low-pass width is lowpass * sqrt(1 - abar) pixels")
@@ -155,7 +155,7 @@ class JobRequest(Strict):
     source: Source
     task: Task | None = None
     degradation: list[Degradation] = Field(default_factory=list, max_length=8)
-    noise_sigma: float | None = Field(None, ge=0, le=0.5, description="standard deviation, pixels in [0, 1]; null: estimated")
+    noise_sigma: float | None = Field(None, ge=0, le=0.5, description="for pixels in [0, 1]; null: estimated")
     solver: SolverSettings = Field(default_factory=SolverSettings)
     output: OutputSettings = Field(default_factory=OutputSettings)
     priority: Literal["high", "normal", "low"] = "normal"

@@ -1,4 +1,4 @@
-"""The whole service as its users meet it: `vxl serve` in processes of its own, real HTTP, a real clip, a real solver."""
+"""The whole service as its users meet it: `vxl serve` in its own processes, real HTTP, a real clip, a real solver."""
 
 import hashlib
 import json
@@ -8,12 +8,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from tests.processes import alive, descendants
 from worker.demo import SAMPLE, await_ready, free_port
 from worker.solver.operators import Chain, Downsample
 from worker.video import read_clip, write_clip
@@ -30,12 +32,21 @@ def degraded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@dataclass(frozen=True)
+class Service:
+    """A running service: its process, a client of its API, and where its worker's metrics are."""
+
+    pid: int
+    client: httpx.Client
+    metrics: str
+
+
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """A client of a running service, which leaves no process behind."""
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """The whole service, which leaves no process behind."""
     directory = tmp_path_factory.mktemp("service")
-    port = free_port()
-    own = {"VXL_PORT": str(port), "VXL_DATA_DIR": str(directory), "VXL_METRICS_PORT": str(free_port())}
+    port, metrics_port = free_port(), free_port()
+    own = {"VXL_PORT": str(port), "VXL_DATA_DIR": str(directory), "VXL_METRICS_PORT": str(metrics_port)}
     log = directory / "service.log"
     with log.open("wb") as lines:
         process = subprocess.Popen(
@@ -44,29 +55,23 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
             stdout=lines,
             stderr=lines,
         )
+    family: list[int] = []
     try:
         url = f"http://127.0.0.1:{port}"
         await_ready(url, process, log)
-        with httpx.Client(base_url=url, timeout=60, headers={"X-Metrics": own["VXL_METRICS_PORT"]}) as client:
-            family = descendants(process.pid)
-            yield client
+        with httpx.Client(base_url=url, timeout=60) as client:
+            yield Service(process.pid, client, f"http://127.0.0.1:{metrics_port}/metrics")
+        family = descendants(process.pid)
     finally:
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0, log.read_text()[-3000:]
     assert len(family) >= 4  # Redis, API, worker, horse
-    assert [pid for pid in family if running(pid)] == []
+    assert [pid for pid in family if alive(pid)] == []
 
 
-def descendants(pid: int) -> list[int]:
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [found for child in map(int, children) for found in (child, *descendants(child))]
-
-
-def running(pid: int) -> bool:
-    try:
-        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except FileNotFoundError:
-        return False
+@pytest.fixture
+def client(service: Service) -> httpx.Client:
+    return service.client
 
 
 def upload(client: httpx.Client, path: Path) -> str:
@@ -121,28 +126,13 @@ def test_a_clip_goes_in_and_comes_back_restored(client: httpx.Client, degraded: 
     assert manifest["stage_seconds"]["vae_decode"] > 0
 
 
-def test_the_same_seed_makes_the_same_file_and_the_model_is_loaded_once(client: httpx.Client, degraded: Path) -> None:
+def test_the_same_seed_makes_the_same_file_in_the_same_warm_process(service: Service, degraded: Path) -> None:
+    client = service.client
     upload_id = upload(client, degraded)
-    horses = [pid for pid in map(int, children_named("worker.horse", "spawn_main"))]
-    first, second, other = (
-        finished(client, submit(client, upload_id, solver={"seed": seed})) for seed in (1, 1, 2)
-    )
+    family = descendants(service.pid)
+    first, second, other = (finished(client, submit(client, upload_id, solver={"seed": seed})) for seed in (1, 1, 2))
     assert first["output"]["sha256"] == second["output"]["sha256"] != other["output"]["sha256"]
-    assert horses
-    assert horses == [pid for pid in map(int, children_named("worker.horse", "spawn_main"))]
-
-
-def children_named(*words: str) -> list[str]:
-    """Processes whose command line has one of the words."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            line = path.read_bytes().decode(errors="replace")
-        except OSError:
-            continue
-        if any(word in line for word in words):
-            found.append(path.parent.name)
-    return sorted(found)
+    assert descendants(service.pid) == family
 
 
 def test_events_tell_the_way_to_the_result(client: httpx.Client, degraded: Path) -> None:
@@ -182,9 +172,10 @@ def test_a_deleted_job_is_gone_with_its_files(client: httpx.Client, degraded: Pa
     assert client.get(job["urls"]["output"]).status_code == 404
 
 
-def test_operators_see_seconds_per_frame(client: httpx.Client, degraded: Path) -> None:
+def test_operators_see_seconds_per_frame(service: Service, degraded: Path) -> None:
+    client = service.client
     finished(client, submit(client, upload(client, degraded)))
-    text = httpx.get(f"http://127.0.0.1:{client.headers['X-Metrics']}/metrics").text
+    text = httpx.get(service.metrics).text
     assert 'visionxl_frame_duration_seconds_count{gpu="cpu",resolution="256x160",task="super_resolution"}' in text
     for stage in ("decode", "invert", "denoise", "vae_decode", "data_step", "vae_encode", "encode"):
         assert f'visionxl_frame_stage_duration_seconds_count{{stage="{stage}",task="super_resolution"}}' in text

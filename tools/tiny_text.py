@@ -38,7 +38,7 @@ def config(width: int, projection: int, vocabulary: int) -> CLIPTextConfig:
     )
 
 
-def save_text_parts(target: Path, width: int, pooled: int) -> None:
+def save_text_parts(target: Path, width: int, pooled: int, autoencoder: str = "AutoencoderTiny") -> None:
     """Write tokenizers, text encoders (their states together `width` wide) and model_index.json under `target`."""
     words = tokenizer()
     torch.manual_seed(0)
@@ -58,7 +58,7 @@ def save_text_parts(target: Path, width: int, pooled: int) -> None:
         "tokenizer": ["transformers", "CLIPTokenizer"],
         "tokenizer_2": ["transformers", "CLIPTokenizer"],
         "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderTiny"],
+        "vae": ["diffusers", autoencoder],
         "force_zeros_for_empty_prompt": True,
     }
     (target / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")

@@ -163,7 +163,10 @@ def trained_unet() -> UNet2DConditionModel:
 
 
 def train_unet(steps: int, seed: int) -> None:
-    """Noise prediction (Ho et al. 2020) on the frozen autoencoder's latents, small timesteps drawn more often."""
+    """Noise prediction (Ho et al. 2020) on the frozen autoencoder's latents.
+
+    Small timesteps, where restoring ends, are drawn more often.
+    """
     torch.manual_seed(seed)
     vae = trained_vae().to(memory_format=torch.channels_last)
     unet = build_unet().to(memory_format=torch.channels_last)
@@ -176,7 +179,7 @@ def train_unet(steps: int, seed: int) -> None:
     for step in training("unet", unet, 8e-4, steps):
         count = 12
         x = batches(crops, count, 96)
-        t = (torch.rand(count).square() * MAX_TIMESTEP).long() + 1
+        t = (torch.rand(count) ** 1.5 * MAX_TIMESTEP).long() + 1
         abar = abar_table[t].view(-1, 1, 1, 1)
         size = torch.randint(64, 1280, (count, 2)).float()
         time_ids = torch.cat([size, torch.zeros(count, 2), size], dim=1)

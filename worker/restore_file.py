@@ -1,6 +1,5 @@
 """Restore a file in this process, without a service: `vxl restore in.mp4 -o out.mp4 --task deblur`."""
 
-import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -70,7 +69,10 @@ def _stated(task: Task | None, degradation: str | None) -> list[Degradation]:
         raise ValueError("give either --task or --degradation")
     if task:
         return degradations_of(task)
-    return TypeAdapter(list[Degradation]).validate_python(json.loads(degradation or ""))
+    stated = TypeAdapter(list[Degradation]).validate_json(degradation or "")
+    if not stated:
+        raise ValueError("nothing happened to the clip: the list of degradations is empty")
+    return stated
 
 
 def _with_bar(prior: DiffusersPrior, problem: Problem, how: SolverSettings) -> Tensor:

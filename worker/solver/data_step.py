@@ -122,7 +122,7 @@ class MixedGram:
 
 
 def closed_form(operators: Chain, measured: Tensor) -> Gram | None:
-    """How to invert A A^T for measurements like `measured` in shape, type and device; None where only iterating helps."""
+    """How to invert A A^T for measurements like `measured` in shape, type and device; None if it takes iterations."""
     temporal = [o for o in operators.operators if isinstance(o, TemporalAverage)]
     spatial = [o for o in operators.operators if not isinstance(o, TemporalAverage)]
     masks = [o for o in spatial if isinstance(o, Mask)]

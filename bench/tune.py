@@ -1,0 +1,67 @@
+"""Which settings a task does best with: PSNR over a grid, on clips that are neither trained on nor reported.
+
+    python tools/make_sample_clip.py --photo coffee -o build/coffee.mp4
+    python bench/tune.py build/coffee.mp4 --tasks deblur --tau 0.05 0.15 0.3 --eta 0.2 1 --floor 0.06 0.1
+
+Prints the settings from best to worst, beside the data step alone at its best. The winners stand in worker/solve.py.
+"""
+
+import argparse
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from quality import SIX, best_data_alone, degrade, posed
+from rich.console import Console
+from rich.table import Table
+
+from app.contract import SolverSettings, Task
+from worker.measures import psnr
+from worker.solve import Problem, Tuning, solve
+from worker.solver.prior import DiffusersPrior, load_prior
+from worker.solver.schedule import Schedule
+from worker.video import read_clip
+
+AXES = ("tau", "eta", "lowpass", "floor", "slope")
+
+
+def tuned(problem: Problem, prior: DiffusersPrior, settings: SolverSettings, tuning: Tuning) -> Problem:
+    """The same problem under other settings."""
+    schedule = Schedule.leading(prior.abar, settings.steps, tuning.tau)
+    sampling = replace(problem.sampling, schedule=schedule, eta=tuning.eta, lowpass=tuning.lowpass)
+    return replace(problem, tuning=tuning, sampling=sampling)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("clips", nargs="+", type=Path)
+    parser.add_argument("--tasks", nargs="+", default=SIX, choices=[task.value for task in Task])
+    parser.add_argument("--frames", type=int, default=3)
+    for axis in AXES:
+        parser.add_argument(f"--{axis}", nargs="+", type=float, default=[getattr(Tuning(), axis)])
+    args = parser.parse_args()
+
+    prior, settings = load_prior(), SolverSettings()
+    grid = [Tuning(**dict(zip(AXES, point, strict=True))) for point in product(*(getattr(args, axis) for axis in AXES))]
+    with TemporaryDirectory() as directory:
+        for name in args.tasks:
+            cases = [
+                degrade(Task(name), read_clip(path, args.frames), args.frames, 10, Path(directory))
+                for path in args.clips
+            ]
+            problems = [posed(case, prior, settings) for case in cases]
+            pairs = list(zip(cases, problems, strict=True))
+            data = sum(psnr(best_data_alone(case, problem), case.truth) for case, problem in pairs) / len(pairs)
+            found = []
+            for tuning in grid:
+                full = [(solve(prior, tuned(p, prior, settings, tuning), settings) + 1) / 2 for _, p in pairs]
+                found.append((sum(map(psnr, full, [case.truth for case, _ in pairs])) / len(pairs), tuning))
+            table = Table("PSNR", *AXES, title=f"{name}: mean of {len(pairs)} clips; data step alone {data:.2f}")
+            for value, tuning in sorted(found, key=lambda pair: -pair[0]):
+                table.add_row(f"{value:.2f}", *(f"{getattr(tuning, axis):g}" for axis in AXES))
+            Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""`vxl restore`, as typed in a shell."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from worker.demo import SAMPLE
+from worker.solver.operators import Chain, Downsample
+from worker.video import read_clip, write_clip
+
+
+def vxl(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "app.cli", "restore", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two frames of the sample clip, 64x40."""
+    path = tmp_path_factory.mktemp("clip") / "small.mp4"
+    clip = read_clip(SAMPLE, 2)
+    write_clip(path, Chain([Downsample(4)]).A(clip.frames.float()), clip, pts=clip.pts, crf=10)
+    return path
+
+
+def test_a_file_is_restored_without_a_service(small: Path, tmp_path: Path) -> None:
+    output, comparison = tmp_path / "out.mp4", tmp_path / "both.mp4"
+    done = vxl(small, "-o", output, "--task", "super_resolution_x4", "--comparison", comparison)
+    assert done.returncode == 0, done.stderr
+    assert read_clip(output).frames.shape == (2, 3, 160, 256)
+    assert read_clip(comparison).frames.shape[-1] == 2 * 256 + 4
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["both.mp4", "out.mp4"]
+
+
+def test_any_degradation_is_taken_as_json(small: Path, tmp_path: Path) -> None:
+    stated = '[{"kind": "temporal_average", "window": 2, "boundary": "valid"}, {"kind": "gaussian_blur", "sigma": 1}]'
+    done = vxl(small, "-o", tmp_path / "out.mp4", "--degradation", stated)
+    assert done.returncode == 0, done.stderr
+    assert read_clip(tmp_path / "out.mp4").frames.shape == (3, 3, 40, 64)
+
+
+def test_a_masked_clip_is_filled_in(small: Path, tmp_path: Path) -> None:
+    mask = tmp_path / "mask.png"
+    known = torch.full((40, 64), 255, dtype=torch.uint8)
+    known[10:20, 20:40] = 0
+    Image.fromarray(known.numpy()).save(mask)
+    clip = read_clip(small)
+    holed = tmp_path / "holed.mp4"
+    write_clip(holed, clip.frames.float() * (known > 0), clip, pts=clip.pts, crf=4, full_chroma=True)
+    done = vxl(holed, "-o", tmp_path / "out.mp4", "--task", "inpaint", "--mask", mask)
+    assert done.returncode == 0, done.stderr
+    hole = (known == 0).expand(2, 3, -1, -1)
+    filled = read_clip(tmp_path / "out.mp4").frames.float()[hole]
+    assert (filled - clip.frames.float()[hole]).square().mean() < 0.2 * clip.frames.float()[hole].square().mean()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "give either --task or --degradation"),
+        (["--task", "inpaint"], "a mask is stated but none is given"),
+        (
+            ["--degradation", '[{"kind": "temporal_average", "window": 5, "boundary": "circular"}, {"kind": "fog"}]'],
+            "fog",
+        ),
+        (["--degradation", "[]"], "nothing happened"),
+    ],
+)
+def test_what_does_not_fit_is_said_in_a_line(small: Path, tmp_path: Path, arguments: list[str], told: str) -> None:
+    done = vxl(small, "-o", tmp_path / "out.mp4", *arguments)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
