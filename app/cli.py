@@ -45,7 +45,7 @@ def worker() -> None:
 
 @app.command(context_settings=PASS_ON)
 def demo(context: typer.Context) -> None:
-    """Degrade the sample clip, have the running service restore it, and compare."""
+    """Degrade the sample clip, have a service started for it restore it over HTTP, and compare."""
     become("worker.demo", *context.args)
 
 

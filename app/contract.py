@@ -84,7 +84,7 @@ def degradations_of(task: Task) -> list[Degradation]:
 
 
 def task_of(degradation: list[Degradation]) -> str:
-    """The label under which metrics count a job: the task it equals or resembles, else `custom`."""
+    """The label under which metrics count a job: the task it resembles, whatever its numbers, else `custom`."""
     kinds = [d.kind for d in degradation]
     plus = "_plus" if kinds[:1] == ["temporal_average"] and len(kinds) == 2 else ""
     match kinds[1:] if plus else kinds:
@@ -93,7 +93,7 @@ def task_of(degradation: list[Degradation]) -> str:
         case ["mask"]:
             return "inpaint" + plus
         case ["downsample"]:
-            return "super_resolution" + plus
+            return "super_resolution_x4" + plus
         case ["temporal_average"]:
             return "temporal_deblur"
         case _:

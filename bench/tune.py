@@ -3,7 +3,8 @@
     python tools/make_sample_clip.py --photo coffee -o build/coffee.mp4
     python bench/tune.py build/coffee.mp4 --tasks deblur --tau 0.05 0.15 0.3 --eta 0.2 1 --floor 0.06 0.1
 
-Prints the settings from best to worst, beside the data step alone at its best. The winners stand in worker/solve.py.
+Prints the settings from best to worst, beside the data step alone at its best (neither written as H.264 again). The
+winners stand in worker/tuning.py.
 """
 
 import argparse
@@ -18,9 +19,10 @@ from rich.table import Table
 
 from app.contract import SolverSettings, Task
 from worker.measures import psnr
-from worker.solve import Problem, Tuning, solve
+from worker.solve import Problem, solve
 from worker.solver.prior import DiffusersPrior, load_prior
 from worker.solver.schedule import Schedule
+from worker.tuning import BUNDLED_ELSE, Tuning
 from worker.video import read_clip
 
 AXES = ("tau", "eta", "lowpass", "floor", "slope")
@@ -39,7 +41,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=SIX, choices=[task.value for task in Task])
     parser.add_argument("--frames", type=int, default=3)
     for axis in AXES:
-        parser.add_argument(f"--{axis}", nargs="+", type=float, default=[getattr(Tuning(), axis)])
+        parser.add_argument(f"--{axis}", nargs="+", type=float, default=[getattr(BUNDLED_ELSE, axis)])
     args = parser.parse_args()
 
     prior, settings = load_prior(), SolverSettings()

@@ -4,8 +4,8 @@
     python tools/train_tiny_prior.py unet   --steps 15000     # the noise predictor on its latents
     python tools/train_tiny_prior.py export                   # -> worker/models/tiny, diffusers format, fp16
 
-Each stage saves its state as it goes and, started again, goes on from there; the last quarter of `--steps` lowers the
-learning rate to zero, so a longer run may be asked for at any time before that.
+Each stage saves its state as it goes and, started again, goes on from there with other crops and noise than before; the
+last quarter of `--steps` lowers the learning rate to zero, so a longer run may be asked for at any time before that.
 """
 
 import argparse
@@ -121,15 +121,21 @@ def training(name: str, model: nn.Module, peak: float, steps: int, save_every: i
             print(f"{name} step {step + 1}/{steps}  {pace:.3f} s/step", flush=True)
 
 
+def steps_done(name: str) -> int:
+    """How far an earlier run came; mixed into the seed, so that what follows is not what it saw already."""
+    state_file = STATE / f"{name}.pt"
+    return int(torch.load(state_file, weights_only=True)["step"]) if state_file.exists() else 0
+
+
 def batches(crops: Crops, count: int, size: int) -> Tensor:
     return torch.from_numpy(crops.batch(count, size)).contiguous(memory_format=torch.channels_last)
 
 
 def train_vae(steps: int, seed: int) -> None:
     """L1 + L2 of the reconstruction; latents kept at zero mean and unit variance, and robust to small errors."""
-    torch.manual_seed(seed)
+    torch.manual_seed(seed + steps_done("vae"))
     vae = build_vae().to(memory_format=torch.channels_last)
-    crops = Crops(seed)
+    crops = Crops(seed + steps_done("vae"))
     for step in training("vae", vae, 1.5e-3, steps):
         x = batches(crops, 16, 64)
         with torch.autocast("cpu", torch.bfloat16):
@@ -167,14 +173,14 @@ def train_unet(steps: int, seed: int) -> None:
 
     Small timesteps, where restoring ends, are drawn more often.
     """
-    torch.manual_seed(seed)
     vae = trained_vae().to(memory_format=torch.channels_last)
     unet = build_unet().to(memory_format=torch.channels_last)
     abar_table = build_scheduler().alphas_cumprod
-    crops = Crops(seed + 1)
+    crops = Crops(seed + 1 + steps_done("unet"))
     save_text_parts(STATE / "text", TEXT_WIDTH, POOLED_WIDTH)
     build_scheduler().save_pretrained(STATE / "text" / "scheduler")
-    text, pooled = text_states(STATE / "text", "")
+    text, pooled = text_states(STATE / "text", None, "")
+    torch.manual_seed(seed + steps_done("unet"))
     losses: list[float] = []
     for step in training("unet", unet, 8e-4, steps):
         count = 12

@@ -1,10 +1,8 @@
 """Images the bundled prior learns from: photographs that come with two PyPI packages, and dead-leaves pictures.
 
-`chelsea` (the sample clip) and `coffee` (on which tau, rho and the low-pass are chosen) are left out on purpose.
-Licences are listed in worker/models/tiny/README.md.
+`chelsea` (the sample clip) and `coffee` are left out on purpose: the settings are chosen on clips made from them.
+Licences are listed in NOTICE.
 """
-
-from pathlib import Path
 
 import numpy as np
 import skimage.data
@@ -109,19 +107,3 @@ class Crops:
     def batch(self, count: int, size: int) -> NDArray[np.float32]:
         """(count, 3, size, size) float32 in [-1, 1]."""
         return np.stack([self.one(size) for _ in range(count)])
-
-
-def held_out(name: str, width: int, height: int) -> Pixels:
-    """A photograph that is never trained on, (height, width, 3) uint8, cropped to the aspect from its middle."""
-    photo = Image.fromarray(getattr(skimage.data, name)())
-    scale = max(width / photo.width, height / photo.height)
-    photo = photo.resize((round(photo.width * scale), round(photo.height * scale)), Image.Resampling.LANCZOS)
-    x, y = (photo.width - width) // 2, (photo.height - height) // 2
-    return np.asarray(photo.crop((x, y, x + width, y + height)))
-
-
-def save_sheet(crops: Crops, path: Path, size: int = 128, columns: int = 8, rows: int = 4) -> None:
-    """Write a contact sheet of training crops, to look at."""
-    tiles = crops.batch(columns * rows, size).reshape(rows, columns, 3, size, size)
-    sheet = tiles.transpose(0, 3, 1, 4, 2).reshape(rows * size, columns * size, 3)
-    Image.fromarray(((sheet + 1) * 127.5).astype(np.uint8)).save(path)

@@ -1,4 +1,4 @@
-"""`vxl demo`: degrade the sample clip, have the running service restore it over HTTP, and compare."""
+"""`vxl demo`: degrade the sample clip, have a service of its own restore it over HTTP, and compare."""
 
 import os
 import signal
@@ -42,7 +42,7 @@ def demo(
     sample = read_clip(SAMPLE, frames)
     truth = sample.frames.float()
     degraded, mask = degrade(sample, truth, task, directory)
-    with service(directory / "service.log") as url, httpx.Client(base_url=url, timeout=60) as client:
+    with service(directory / "service.log") as url, httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
         job = restore(client, task, degraded, mask)
         output = directory / "restored.mp4"
         output.write_bytes(client.get(job["urls"]["output"]).raise_for_status().content)
@@ -80,8 +80,10 @@ def service(log: Path) -> Iterator[str]:
     with TemporaryDirectory(prefix="vxl-demo-") as data, log.open("wb") as lines:
         port = free_port()
         own = {"VXL_PORT": str(port), "VXL_DATA_DIR": data, "VXL_METRICS_PORT": "0", "VXL_API_METRICS_PORT": "0"}
+        # Its own Redis and files, whatever the caller has set for a service that runs already.
+        inherited = {k: v for k, v in os.environ.items() if k not in ("VXL_REDIS_URL", "VXL_STORE_URL", "VXL_HOST")}
         process = subprocess.Popen(
-            [sys.executable, "-m", "app.cli", "serve"], env=os.environ | own, stdout=lines, stderr=lines
+            [sys.executable, "-m", "app.cli", "serve"], env=inherited | own, stdout=lines, stderr=lines
         )
         try:
             url = f"http://127.0.0.1:{port}"
@@ -89,7 +91,10 @@ def service(log: Path) -> Iterator[str]:
             yield url
         finally:
             process.send_signal(signal.SIGINT)
-            process.wait(60)
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                process.kill()  # and with it, all that it started
 
 
 def free_port() -> int:
@@ -103,7 +108,7 @@ def await_ready(url: str, process: subprocess.Popen[bytes], log: Path, seconds: 
     with console.status("starting the service: Redis, API, worker"):
         while time.monotonic() < deadline and process.poll() is None:
             try:
-                if httpx.get(f"{url}/readyz").is_success:
+                if httpx.get(f"{url}/readyz", trust_env=False).is_success:
                     return
             except httpx.TransportError:
                 pass

@@ -15,9 +15,10 @@ from worker.solver.restore import Stage
 log = structlog.get_logger(__name__)
 
 EVERY_SECONDS = 0.5
-# How much of a whole job (100) lies before and after the solver; inverting a frame costs about two fifths of a step.
+# How much of a whole job (100) lies before and after the solver. A step of inversion costs about a third of a sampler
+# step, which also passes through the autoencoder twice.
 BEFORE, AFTER = 2.0, 6.0
-INVERSION_SHARE = 0.4
+INVERSION_SHARE = 0.3
 
 
 class Meter:
@@ -68,7 +69,13 @@ class Meter:
         self.solver_seconds = time.monotonic() - self._started
 
     def done(self) -> None:
-        self._write(Progress(stage="done", percent=100), force=True)
+        """All files are made."""
+        pace = self.solver_seconds / max(1, self._frames)
+        total = self._frames * self._steps
+        done = Progress(
+            stage="done", percent=100, frames_done=total, frames_total=total, seconds_per_frame=round(pace, 3)
+        )
+        self._write(done, force=True)
 
     def check(self) -> None:
         """Live, or stop where the worker says so."""
@@ -81,7 +88,8 @@ class Meter:
 
     def _progress(self) -> Progress:
         inverting = self._denoised == 0
-        total = self._frames * (self._steps + INVERSION_SHARE)
+        inversion = self._frames * (self._steps - 1)
+        total = self._frames * self._steps + inversion * INVERSION_SHARE
         share = min(1.0, (self._inverted * INVERSION_SHARE + self._denoised) / total)
         elapsed = time.monotonic() - self._started
         whole = elapsed / share if share else None
@@ -89,7 +97,7 @@ class Meter:
             stage="inverting" if inverting else "sampling",
             percent=round(BEFORE + share * (100 - BEFORE - AFTER), 1),
             frames_done=self._inverted if inverting else self._denoised,
-            frames_total=self._frames if inverting else self._frames * self._steps,
+            frames_total=inversion if inverting else self._frames * self._steps,
             seconds_per_frame=round(whole / self._frames, 3) if whole else None,
             eta_seconds=round(whole - elapsed, 1) if whole else None,
         )

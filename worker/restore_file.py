@@ -1,5 +1,6 @@
 """Restore a file in this process, without a service: `vxl restore in.mp4 -o out.mp4 --task deblur`."""
 
+import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -35,6 +36,8 @@ def restore_file(
     comparison: Annotated[Path | None, typer.Option(help="also write input and result side by side")] = None,
 ) -> None:
     """Restore a clip in this process."""
+    for path in filter(None, (output, comparison)):
+        path.parent.mkdir(parents=True, exist_ok=True)
     try:
         degradations = _stated(task, degradation)
         how = SolverSettings(seed=seed, prompt=prompt, tau=tau)
@@ -51,10 +54,10 @@ def restore_file(
     x = _with_bar(prior, problem, how)
     with TemporaryDirectory(dir=output.parent, prefix=".vxl-") as directory:
         restored, lifted = ((z.clamp(-1, 1) + 1) / 2 for z in (x, problem.lifted))
-        files, left_out = write_results(Path(directory), clip, restored, lifted, form)
+        files, left_out = write_results(Path(directory), clip, restored, lifted, form, problem.before)
         files["output"].replace(output)
         if comparison:
-            files["comparison"].replace(comparison)
+            shutil.move(files["comparison"], comparison)
     for warning in left_out:
         console.print(f"[yellow]{warning}[/yellow]")
     console.print(

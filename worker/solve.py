@@ -12,25 +12,9 @@ from worker.solver.operators import Chain, Downsample, GaussianBlur, Mask, Opera
 from worker.solver.prior import DiffusersPrior
 from worker.solver.restore import Sampling, Watch, nobody, restore
 from worker.solver.schedule import Schedule
+from worker.tuning import Tuning, tuning_of
 
 LEAST_NOISE = 1e-4  # a client may state none at all; the data step still divides by it
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """What a task does best with, chosen on clips that are neither trained on nor reported (docs/quality.md).
-
-    tau, eta, lowpass as in SolverSettings; floor and slope as in `proximal`.
-    """
-
-    tau: float = 0.15
-    eta: float = 0.2
-    lowpass: float = 1.41
-    floor: float = 0.06
-    slope: float = 0.06
-
-
-TUNED: dict[str, Tuning] = {}
 
 
 @dataclass(frozen=True)
@@ -51,6 +35,11 @@ class Problem:
     def frames(self) -> int:
         """How many frames come out."""
         return len(self.lifted)
+
+    @property
+    def before(self) -> int:
+        """How many of them lie before the first measured one."""
+        return sum(o.grows()[0] for o in self.operator.operators if isinstance(o, TemporalAverage))
 
     @property
     def steps(self) -> int:
@@ -95,7 +84,7 @@ def pose(
     same scale; None estimates it. Raises ValueError where the degradations do not fit the clip.
     """
     operator = operator_of(degradations, None if mask is None else mask.to(prior.device))
-    tuned = TUNED.get(contract.task_of(degradations), Tuning())
+    tuned = tuning_of(degradations, prior.bundled)
     tuned = replace(
         tuned,
         tau=tuned.tau if settings.tau is None else settings.tau,
@@ -113,6 +102,8 @@ def pose(
     y = 2 * measured.to(prior.device, torch.float32) - 1
     known = mask_of_last(operator)
     if known is not None:
+        if known.shape[0] not in (1, len(y)) or known.shape[-2:] != y.shape[-2:]:
+            raise ValueError(f"the mask is {tuple(known.shape)}, which does not fit a clip of {tuple(y.shape)}")
         y = y * known  # whatever the file holds where pixels are lost, it is no measurement
     sigma = estimate_noise(y / 2, known) if noise_sigma is None else max(noise_sigma, LEAST_NOISE)
     return Problem(operator, y, operator.lift(y), sigma, sampling, tuned)

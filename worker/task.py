@@ -7,13 +7,12 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import Any
 
 import structlog
 import torch
@@ -33,17 +32,17 @@ from app.contract import (
     task_of,
     upload_key,
 )
-from app.records import Records, now
+from app.records import IllegalTransition, Records, now
 from app.settings import Settings
 from app.store import Store
 from worker.control import Control, DeviceLost, TaskFailed
 from worker.progress import Meter
 from worker.solve import Problem, pose, solve
 from worker.solver.prior import DiffusersPrior, load_prior
+from worker.solver.restore import Stage, Watch
 from worker.video import read_clip, read_mask, write_results
 
 log = structlog.get_logger(__name__)
-T = TypeVar("T")
 REDIS_PATIENCE_SECONDS = 300
 
 
@@ -100,7 +99,7 @@ class Restorer:
         if job.started_at is None:
             waited = (started - job.created_at).total_seconds()
             changes |= {"started_at": started, "metrics": JobMetrics(queue_seconds=round(waited, 3))}
-        job = self._persist(lambda: self.records.move(job_id, JobStatus.starting, **changes))
+        job = self._move(job, JobStatus.starting, **changes)
         for left_behind in self.settings.scratch.glob(f"{job_id}-*"):
             shutil.rmtree(left_behind, ignore_errors=True)  # by an attempt that was killed
         with TemporaryDirectory(dir=self.settings.scratch, prefix=f"{job_id}-") as scratch:
@@ -116,14 +115,17 @@ class Restorer:
         task = task_of(job.request.degradations())
         meter = Meter(job.id, task, self.control, self.records)
         meter.enter("decoding", 0)
-        clip = read_clip(self.store.fetch(upload_key(job.request.source.upload_id), scratch))
+        file = self.store.fetch(upload_key(job.request.source.upload_id), scratch)
+        clip = read_clip(file, job.source.frames, each=meter.check)
+        if clip.frames.shape[0] != job.source.frames or clip.frames.shape[-1] != job.source.width:
+            raise TaskFailed("corrupt_stream", "The clip does not decode as it did when it was uploaded.")
         mask = None
         if mask_id := job.request.source.mask_upload_id:
             mask = read_mask(self.store.fetch(upload_key(mask_id), scratch))
         frames = len(clip.frames)
         meter.measured("decode", frames)
 
-        job = self._persist(lambda: self.records.move(job.id, JobStatus.processing))
+        job = self._move(job, JobStatus.processing)
         request = job.request
         if self.prior.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -140,16 +142,31 @@ class Restorer:
         except ValueError as error:
             raise TaskFailed("invalid_parameter", str(error)) from error
         meter.solving(problem.frames, problem.steps)
-        x = solve(self.prior, problem, request.solver, meter.watch)
+        x = solve(self.prior, problem, request.solver, self._watch(meter))
         meter.solved()
+        if not x.isfinite().all():
+            raise TaskFailed("not_finite", "The prior gave values that are no numbers; a wider dtype may help.")
         self._observe(task, problem, meter.solver_seconds)
 
-        job = self._persist(lambda: self.records.move(job.id, JobStatus.finalizing))
+        job = self._move(job, JobStatus.finalizing)
         meter.enter("encoding", problem.frames)
         restored, lifted = ((z.clamp(-1, 1) + 1) / 2 for z in (x, problem.lifted))
-        files, left_out = write_results(scratch, clip, restored, lifted, request.output)
+        files, left_out = write_results(
+            scratch, clip, restored, lifted, request.output, before=problem.before, each=meter.check
+        )
         meter.measured("encode", problem.frames)
         self._finish(job, problem, problem.residual(x), files, left_out, meter)
+
+    def _watch(self, meter: Meter) -> Watch:
+        """The meter's callback; on a GPU each stage is waited for, so that it pays for its own work."""
+        if self.prior.device.type != "cuda":
+            return meter.watch
+
+        def watch(stage: Stage, frames: int) -> None:
+            torch.cuda.synchronize(self.prior.device)
+            meter.watch(stage, frames)
+
+        return watch
 
     def _observe(self, task: str, problem: Problem, seconds: float) -> None:
         frames, _, height, width = problem.lifted.shape
@@ -186,11 +203,11 @@ class Restorer:
         }
         manifest = self._manifest(job.model_copy(update=changes), problem, meter)
         files["manifest"] = files["output"].with_name(RESULT_FILES["manifest"])
-        files["manifest"].write_text(json.dumps(manifest, indent=2) + "\n")
+        files["manifest"].write_text(json.dumps(manifest, indent=2, allow_nan=False) + "\n")
         for name, path in files.items():
             self.store.put_file(result_key(job.id, name), path)
         meter.done()
-        self._persist(lambda: self.records.move(job.id, JobStatus.succeeded, **changes))
+        self._move(job, JobStatus.succeeded, **changes)
 
     def _manifest(self, job: Job, problem: Problem, meter: Meter) -> Manifest:
         """All it takes to know how the result came about, and to make it again."""
@@ -208,16 +225,23 @@ class Restorer:
             "device": self.device,
         }
 
-    def _persist(self, write: Callable[[], T]) -> T:
-        """A write that must not be lost: tried again for as long as Redis is away, up to five minutes."""
+    def _move(self, job: Job, to: JobStatus, **changes: Any) -> Job:
+        """A change of state that must not be lost: tried again for as long as Redis is away, up to five minutes."""
         deadline = time.monotonic() + REDIS_PATIENCE_SECONDS
+        tried = False
         while True:
             try:
-                return write()
+                return self.records.move(job.id, to, **changes)
+            except IllegalTransition as error:
+                # The first try may have got through though its answer did not.
+                if tried and error.job.status is to and error.job.attempt == changes.get("attempt", job.attempt):
+                    return error.job
+                raise
             except (RedisConnectionError, RedisTimeoutError) as error:
                 if time.monotonic() > deadline:
                     raise
-                log.warning("redis is away; the write is tried again", error=str(error))
+                log.warning("redis is away; the change is tried again", error=str(error))
+                tried = True
                 self.control.pulse()
                 time.sleep(1)
 

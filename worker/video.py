@@ -9,7 +9,7 @@ written into the stream can make a 4:2:0 file of odd size. Frames of odd width o
 4:4:4, which comes back at exactly their size; previews and comparisons, made for browsers, are padded to even sizes.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
@@ -104,8 +104,12 @@ def iter_frames(path: Path) -> Iterator[tuple[Tensor, int]]:
     return _decode(path, stills=False)
 
 
-def read_clip(path: Path, limit: int | None = None) -> Clip:
-    """A clip whole, or its first `limit` frames. Raises ValueError if there is no frame."""
+def nothing() -> None:
+    """Does nothing, between frames."""
+
+
+def read_clip(path: Path, limit: int | None = None, each: Callable[[], None] = nothing) -> Clip:
+    """A clip whole, or its first `limit` frames. each: called after every frame. Raises ValueError if there is none."""
     info = clip_info(path)
     frames = torch.empty(32, 3, info.height, info.width, dtype=torch.float16)
     pts: list[int] = []
@@ -114,6 +118,7 @@ def read_clip(path: Path, limit: int | None = None) -> Clip:
             frames = torch.cat([frames, torch.empty_like(frames)])
         frames[len(pts)] = frame
         pts.append(timestamp)
+        each()
     return Clip(**vars(info), frames=frames[: len(pts)], pts=pts)
 
 
@@ -245,20 +250,33 @@ def write_comparison(
 
 
 def write_results(
-    directory: Path, clip: Clip, restored: Tensor, lifted: Tensor, output: OutputSettings
+    directory: Path,
+    clip: Clip,
+    restored: Tensor,
+    lifted: Tensor,
+    output: OutputSettings,
+    before: int = 0,
+    each: Callable[[], None] = nothing,
 ) -> tuple[dict[str, Path], list[str]]:
     """Output, preview and comparison of a restored clip, and what had to be left out of them.
 
-    restored, lifted: (T, 3, H, W) in [0, 1]: the result and what it started from. Where there are more frames than
-    were measured, the further ones lie half before and half behind, an average frame apart.
+    restored, lifted: (T, 3, H, W) in [0, 1]: the result and what it started from. before: how many of the frames lie
+    before the first measured one; those, and any behind the last, are an average frame apart. each: called after every
+    frame of every file.
     """
-    more = len(restored) - len(clip.pts)
-    pts = extend_pts(clip.pts, more // 2, more - more // 2, clip.frame_ticks)
+    after = len(restored) - len(clip.pts) - before
+    pts = extend_pts(clip.pts, before, after, clip.frame_ticks)
     sound = clip.path if output.audio == "copy" else None
     files = {name: directory / RESULT_FILES[name] for name in ("output", "preview", "comparison")}
-    left_out = write_clip(files["output"], restored, clip, pts=pts, crf=output.crf, audio_from=sound)
-    write_preview(files["preview"], restored, clip, pts=pts, audio_from=sound)
-    write_comparison(files["comparison"], lifted, restored, clip, pts=pts)
+
+    def steadily(frames: Tensor) -> Iterator[Tensor]:
+        for frame in frames:
+            yield frame
+            each()
+
+    left_out = write_clip(files["output"], steadily(restored), clip, pts=pts, crf=output.crf, audio_from=sound)
+    write_preview(files["preview"], steadily(restored), clip, pts=pts, audio_from=sound)
+    write_comparison(files["comparison"], lifted, steadily(restored), clip, pts=pts)
     return files, left_out
 
 

@@ -70,7 +70,8 @@ def conjugate_gradients(
 ) -> Tensor:
     """Solve (A^T A + rho I) x = b from x = 0 (Hestenes and Stiefel 1952), to a residual of tolerance * ||b||.
 
-    One step size for the whole clip. The sums run in float64: in float32 they lose the last digits of a long clip.
+    One step size for the whole clip. The sums run in float64: in float32 they lose the last digits of a long clip. With
+    next to no noise stated, the tolerance may be out of float32's reach; after max_iterations x is as near as it got.
     """
     x = torch.zeros_like(b)
     r, p = b.clone(), b.clone()
@@ -89,7 +90,7 @@ def conjugate_gradients(
 
 
 def _dot(a: Tensor, b: Tensor) -> float:
-    return float((a.double() * b.double()).sum())
+    return float(sum((one.double() * other.double()).sum() for one, other in zip(a, b, strict=True)))
 
 
 # --- closed forms --------------------------------------------------------------------------------------------------
@@ -99,8 +100,8 @@ def _dot(a: Tensor, b: Tensor) -> float:
 class MixedGram:
     """A A^T = (U S^2 U^T) (x) (Q diag(spectrum) Q^T): rotate, divide, rotate back.
 
-    frames: U (T', T'). weights: S^2 (T',). spectrum: (H', W') or (T' or 1, 1, H', W'). dct: whether Q is the DCT-II
-    (else the identity).
+    frames: U (T', T'). weights: S^2 (T',). spectrum: (T' or 1, 1, H', W'). dct: whether Q is the DCT-II (else the
+    identity).
     """
 
     frames: Tensor | None
@@ -109,15 +110,11 @@ class MixedGram:
     dct: bool
 
     def solve(self, residual: Tensor, rho: float) -> Tensor:
-        u = residual if self.frames is None else mix_frames(self.frames.T, residual)
-        if self.dct:
-            u = dct2(u)
-        spectrum = self.spectrum.expand(1, 1, *self.spectrum.shape[-2:]) if self.spectrum.dim() == 2 else self.spectrum
-        if self.weights is not None:
-            spectrum = spectrum * self.weights.view(-1, 1, 1, 1)
-        u = u / (spectrum + rho)
-        if self.dct:
-            u = dct2(u, inverse=True)
+        u = residual.clone() if self.frames is None else mix_frames(self.frames.T, residual)
+        for n in range(len(u)):  # frame by frame: the transforms then need no second clip
+            weight = 1 if self.weights is None else self.weights[n]
+            shrink = 1 / (weight * self.spectrum[n % len(self.spectrum)] + rho)
+            u[n] = dct2(dct2(u[n]) * shrink, inverse=True) if self.dct else u[n] * shrink
         return u if self.frames is None else mix_frames(self.frames, u)
 
 
@@ -156,11 +153,11 @@ def _frame_mix(temporal: list[TemporalAverage], frames: int) -> Tensor:
 
 
 def _dct_spectrum(spatial: Chain, measured: Tensor) -> Tensor:
-    """(H', W'): the eigenvalues of B B^T, read off its answer to an impulse in the corner, whose DCT has no zero."""
+    """(1, 1, H', W'): eigenvalues of B B^T, read off its answer to an impulse in the corner, whose DCT has no zero."""
     impulse = torch.zeros(1, 1, *measured.shape[-2:], dtype=torch.float64, device=measured.device)
     impulse[..., 0, 0] = 1
     answer = spatial.A(spatial.A_adjoint(impulse))
-    return (dct2(answer) / dct2(impulse))[0, 0].clamp_min(0).to(measured)
+    return (dct2(answer) / dct2(impulse)).clamp_min(0).to(measured)
 
 
 def dct2(x: Tensor, inverse: bool = False) -> Tensor:
@@ -170,7 +167,7 @@ def dct2(x: Tensor, inverse: bool = False) -> Tensor:
     return down.T @ x @ across if inverse else down @ x @ across.T
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=8)
 def _dct_matrix(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     k = torch.arange(size, dtype=torch.float64)
     matrix = torch.cos(math.pi / size * (k + 0.5) * k[:, None]) * math.sqrt(2 / size)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)
 def gaussian_matrix(size: int, sigma: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     """(size, size) matrix that convolves a line with a Gaussian cut at 5 sigma.
 

@@ -43,10 +43,12 @@ class Downsample:
     factor: int
 
     def A(self, x: Tensor) -> Tensor:
+        if x.shape[-2] % self.factor or x.shape[-1] % self.factor:
+            raise ValueError(f"frames of {x.shape[-1]}x{x.shape[-2]} do not divide by {self.factor}")
         return F.avg_pool2d(x, self.factor)
 
     def A_adjoint(self, y: Tensor) -> Tensor:
-        return F.interpolate(y, scale_factor=self.factor) / self.factor**2
+        return y.repeat_interleave(self.factor, -2).repeat_interleave(self.factor, -1) / self.factor**2
 
     def lift(self, y: Tensor) -> Tensor:
         """Bicubic upsampling."""
@@ -107,7 +109,7 @@ class TemporalAverage:
         """How many frames x has before the first and after the last measured one."""
         if self.boundary != "valid":
             return 0, 0
-        return (self.window - 1) // 2, self.window // 2
+        return self.window // 2, (self.window - 1) // 2
 
     def clip_shape(self, measured: Shape) -> Shape:
         t, c, h, w = measured

@@ -16,6 +16,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from diffusers.utils import logging as diffusers_logging
+from huggingface_hub import snapshot_download
 from torch import Tensor
 from torch.nn.functional import pad
 from transformers.utils import logging as transformers_logging
@@ -24,6 +25,7 @@ from transformers.utils import logging as transformers_logging
 diffusers_logging.disable_progress_bar()
 transformers_logging.disable_progress_bar()
 
+PARTS = ["*.json", "*.safetensors"]
 BUNDLED = Path(__file__).resolve().parent.parent / "models" / "tiny"
 
 
@@ -39,11 +41,12 @@ class Prompt:
 class DiffusersPrior:
     """SDXL, or anything shaped like it, as the loop's `Prior`.
 
-    abar: (1000,) float64. weights_sha256: of all weight files, in the order of their names.
+    abar: (1000,) float64. weights_sha256: of the weight files of UNet and autoencoder, in the order of their names.
     guidance: CFG++ weight (Chung et al. 2024); without a `prompt` only the unconditional branch runs.
     """
 
     directory: Path
+    variant: str | None
     unet: UNet2DConditionModel
     vae: AutoencoderKL | AutoencoderTiny
     abar: Tensor
@@ -56,6 +59,11 @@ class DiffusersPrior:
     def device(self) -> torch.device:
         device: torch.device = self.unet.device
         return device
+
+    @property
+    def bundled(self) -> bool:
+        """Whether this is the checkpoint that comes with the package."""
+        return self.directory == BUNDLED
 
     @property
     def latent_channels(self) -> int:
@@ -73,7 +81,9 @@ class DiffusersPrior:
 
     def prompted(self, text: str, guidance: float) -> "DiffusersPrior":
         """The same prior with another prompt; loads the text encoders where the prompt is new, and drops them again."""
-        prompt = Prompt(*text_states(self.directory, text, self.device, self.unet.dtype)) if text else None
+        prompt = (
+            Prompt(*text_states(self.directory, self.variant, text, self.device, self.unet.dtype)) if text else None
+        )
         return replace(self, prompt=prompt, guidance=guidance)
 
     def encode(self, x: Tensor) -> Tensor:
@@ -82,14 +92,14 @@ class DiffusersPrior:
         padded = mirror(x, -h % self.multiple, -w % self.multiple)
         out = self.vae.encode(padded.to(self.vae.dtype).contiguous(memory_format=torch.channels_last))
         z = out.latents if hasattr(out, "latents") else out.latent_dist.mode()
-        scaled: Tensor = (z.float() - self._shift) * float(self.vae.config.scaling_factor)
+        scaled: Tensor = (at_least_float32(z) - self._shift) * float(self.vae.config.scaling_factor)
         return scaled
 
     def decode(self, z: Tensor, size: tuple[int, int]) -> Tensor:
         """(B, C, h, w) -> (B, 3, H, W) float32."""
         z = z / float(self.vae.config.scaling_factor) + self._shift
         x: Tensor = self.vae.decode(z.to(self.vae.dtype).contiguous(memory_format=torch.channels_last)).sample
-        return x[..., : size[0], : size[1]].float()
+        return at_least_float32(x[..., : size[0], : size[1]])
 
     @property
     def _shift(self) -> float:
@@ -114,8 +124,7 @@ class DiffusersPrior:
                 "time_ids": time_ids.expand(count, -1),
             },
         )
-        noise: Tensor = out.sample
-        return noise.float()
+        return at_least_float32(out.sample)
 
 
 def load_prior(
@@ -130,7 +139,8 @@ def load_prior(
 ) -> DiffusersPrior:
     """Load a pipeline: `bundled`, a local directory in diffusers format, or a hub id (with a pinned revision).
 
-    vae: another autoencoder, likewise. Only safetensors are read. Raises OSError where files are missing.
+    vae: another autoencoder, likewise. variant: of the file names, as in `model.fp16.safetensors`. Only safetensors are
+    read. Raises OSError where files are missing, ValueError where the model predicts something else than noise.
     """
     directory = _fetch(model, revision, variant)
     options = {"dtype": dtype, "use_safetensors": True, "local_files_only": True}
@@ -138,19 +148,24 @@ def load_prior(
     if vae is None:
         weights = [directory / "unet", directory / "vae"]
         autoencoder = AutoModel.from_pretrained(str(directory), subfolder="vae", variant=variant, **options)
-    elif Path(vae).is_dir():
-        weights = [directory / "unet", Path(vae)]
-        autoencoder = AutoModel.from_pretrained(vae, **options)
     else:
-        weights = [directory / "unet"]
-        autoencoder = AutoModel.from_pretrained(vae, revision=vae_revision, dtype=dtype, use_safetensors=True)
+        own = (
+            Path(vae)
+            if Path(vae).is_dir()
+            else Path(snapshot_download(vae, revision=vae_revision, allow_patterns=PARTS))
+        )
+        weights = [directory / "unet", own]
+        autoencoder = AutoModel.from_pretrained(str(own), **options)
     if dtype == torch.float16 and autoencoder.config.get("force_upcast"):
         autoencoder.float()  # SDXL's own autoencoder overflows in half precision
     for part in (unet, autoencoder):
         part.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
-    abar = DDIMScheduler.from_pretrained(directory, subfolder="scheduler").alphas_cumprod.double()
-    empty = Prompt(*text_states(directory, "", unet.device, dtype))
-    return DiffusersPrior(directory, unet, autoencoder, abar, _digest(weights), empty)
+    scheduler = DDIMScheduler.from_pretrained(directory, subfolder="scheduler")
+    if scheduler.config.prediction_type != "epsilon":
+        raise ValueError(f"{model} predicts {scheduler.config.prediction_type}; the solver needs epsilon")
+    empty = Prompt(*text_states(directory, variant, "", unet.device, dtype))
+    abar = scheduler.alphas_cumprod.double()
+    return DiffusersPrior(directory, variant, unet, autoencoder, abar, _digest(weights), empty)
 
 
 def _fetch(model: str, revision: str | None, variant: str | None) -> Path:
@@ -173,17 +188,23 @@ def _digest(directories: list[Path]) -> str:
 @lru_cache(maxsize=64)
 def text_states(
     directory: Path,
+    variant: str | None,
     text: str,
     device: torch.device = torch.device("cpu"),  # noqa: B008 - a constant
     dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor]:
     """Load a pipeline's text encoders, run them once and let them go: states (1, 77, D), pooled (1, P)."""
     pipeline = StableDiffusionXLPipeline.from_pretrained(
-        directory, unet=None, vae=None, dtype=dtype, use_safetensors=True, local_files_only=True
+        directory, unet=None, vae=None, variant=variant, dtype=dtype, use_safetensors=True, local_files_only=True
     ).to(device)
     with torch.no_grad():
         states, _, pooled, _ = pipeline.encode_prompt(text, device=device, do_classifier_free_guidance=False)
     return states.to(dtype), pooled.to(dtype)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """The loop's own arithmetic is never done in half precision; float64 stays what it is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def mirror(x: Tensor, below: int, right: int) -> Tensor:

@@ -93,7 +93,8 @@ def restore(
 
         # Fit all frames together to the measurement, then smooth what it cannot tell.
         x = data_step(x, t)
-        x = gaussian_lowpass(x, sampling.lowpass * schedule.noise(t))
+        for part in micro_batches(len(x), sampling.micro_batch):
+            x[part] = gaussian_lowpass(x[part], sampling.lowpass * schedule.noise(t))
         watch("data_step", len(x))
         if t_next is None:
             break
@@ -116,17 +117,14 @@ def initial_latents(
     parts = []
     for part in micro_batches(len(source), sampling.micro_batch):
         z = prior.encode(source[part])
-        if sampling.init != "random":
-            z = invert(prior, z, schedule)
-        watch("invert", len(z))
-        parts.append(z)
+        parts.append(z if sampling.init == "random" else invert(prior, z, schedule, watch))
     z = torch.cat(parts)
     if sampling.init == "random":
         z = schedule.signal(first) * z + schedule.noise(first) * noise_like(z[:1], generator)
     return z.expand(len(lifted), -1, -1, -1).clone()
 
 
-def invert(prior: Prior, z: Tensor, schedule: Schedule) -> Tensor:
+def invert(prior: Prior, z: Tensor, schedule: Schedule, watch: Watch = nobody) -> Tensor:
     """DDIM inversion (Song et al. 2021, eq. 14 run backwards) from the last timestep up to the first.
 
     z: (B, C, h, w), clean latents, taken to be at the last timestep already: there they differ by 3% of noise.
@@ -135,6 +133,7 @@ def invert(prior: Prior, z: Tensor, schedule: Schedule) -> Tensor:
         _, eps = prior.predict_noise(z, t)
         z0 = (z - schedule.noise(t) * eps) / schedule.signal(t)
         z = schedule.signal(t_up) * z0 + schedule.noise(t_up) * eps
+        watch("invert", len(z))
     return z
 
 

@@ -17,12 +17,14 @@ class Schedule:
     def leading(cls, abar: Tensor, steps: int, tau: float) -> "Schedule":
         """`steps` over the whole table, "leading" spacing with offset 1 (Lin et al. 2023), those up to tau kept.
 
-        abar: (T,) in (0, 1), decreasing. tau: share of the table, in (0, 1].
+        abar: (T,) in (0, 1), decreasing. tau: share of the table, in (0, 1]; ValueError where no timestep is left.
         With T = 1000, steps = 25 and tau = 0.30: 281 241 201 161 121 81 41 1.
         """
         total = len(abar)
         stride = total // steps
-        kept = [t for t in range(1, total, stride) if t <= tau * total]
+        kept = [t for t in range(1, 1 + steps * stride, stride) if t <= tau * (total - 1)]
+        if not kept:
+            raise ValueError(f"tau = {tau} leaves no timestep of {total}")
         return cls(abar.double(), tuple(reversed(kept)))
 
     def signal(self, t: int) -> float:

@@ -87,6 +87,42 @@ def test_data_step_solves_the_proximal_problem(operator: Chain, rho: float) -> N
         torch.testing.assert_close(x, torch.linalg.solve(normal, right), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("shape", [(1, 7, 9), (2, 6, 9), (9, 1, 5)])
+@pytest.mark.parametrize(
+    "operator",
+    [
+        Chain([GaussianBlur(2.0)]),
+        Chain([TemporalAverage(7), GaussianBlur(1.0)]),
+        Chain([TemporalAverage(4, "circular")]),
+    ],
+    ids=name,
+)
+def test_one_frame_odd_sizes_and_long_windows(operator: Chain, shape: tuple[int, int, int]) -> None:
+    t, h, w = shape
+    x0 = random(t, 3, h, w)
+    y = random(*operator.A(x0).shape)
+    torch.testing.assert_close((operator.A(x0) * y).sum(), (x0 * operator.A_adjoint(y)).sum(), rtol=1e-12, atol=1e-12)
+    exact = data_step(operator, closed_form(operator, y), x0, y, 0.1)
+    iterated = x0 + conjugate_gradients(operator, operator.A_adjoint(y - operator.A(x0)), 0.1, tolerance=1e-10)
+    torch.testing.assert_close(iterated, exact, rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("factor", [3, 41])
+def test_any_factor(factor: int) -> None:
+    y = random(1, 3, 4, 5)
+    operator = Downsample(factor)
+    torch.testing.assert_close(operator.A(operator.A_adjoint(y)), y / factor**2)
+    with pytest.raises(ValueError, match="do not divide"):
+        operator.A(random(1, 3, 4 * factor + 1, 5 * factor))
+
+
+def test_frames_around_a_valid_average_lie_as_its_window_does() -> None:
+    """Measured frame n is of the true frames n ... n + w - 1, whose middle, half a frame back, is n + w // 2."""
+    for window in (2, 3, 4, 7):
+        before, after = TemporalAverage(window, "valid").grows()
+        assert (before, before + after) == (window // 2, window - 1)
+
+
 def test_conjugate_gradients_solve_what_the_closed_form_solves() -> None:
     operator = Chain([TemporalAverage(3), GaussianBlur(1.0)])
     x0, y = random(FRAMES, 3, HEIGHT, WIDTH), random(FRAMES, 3, HEIGHT, WIDTH)

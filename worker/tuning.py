@@ -1,0 +1,42 @@
+"""The settings a task does best with, for whatever the client leaves open."""
+
+from dataclasses import dataclass
+
+from app.contract import Degradation, Task, degradations_of, task_of
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """tau, eta, lowpass as in SolverSettings; floor and slope as in worker.solver.data_step.proximal.
+
+    The first three default to the paper's values.
+    """
+
+    tau: float = 0.30
+    eta: float = 0.2
+    lowpass: float = 1.41
+    floor: float = 0.06
+    slope: float = 0.06
+
+
+PAPER = Tuning()
+
+# For the bundled checkpoint, found by bench/tune.py on two clips in motion (docs/quality.md). So small a prior is sure
+# of details at low noise only: sampling starts later than in the paper, and all renoising is fresh.
+BUNDLED: dict[Task, Tuning] = {
+    Task.deblur: Tuning(tau=0.05, eta=1, floor=0.1),
+    Task.deblur_plus: Tuning(tau=0.05, eta=1, floor=0.1),
+    Task.inpaint: Tuning(tau=0.05, eta=1),
+    Task.inpaint_plus: Tuning(tau=0.05, eta=1, floor=0.04),
+    Task.super_resolution_x4: Tuning(tau=0.05, eta=1),
+    Task.super_resolution_x4_plus: Tuning(tau=0.05, eta=1, floor=0.05),
+}
+BUNDLED_ELSE = Tuning(tau=0.05, eta=1)
+
+
+def tuning_of(degradations: list[Degradation], bundled: bool) -> Tuning:
+    """The tuning of the named task that these degradations resemble."""
+    if not bundled:
+        return PAPER
+    label = task_of(degradations)
+    return next((t for task, t in BUNDLED.items() if task_of(degradations_of(task)) == label), BUNDLED_ELSE)
