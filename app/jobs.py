@@ -4,6 +4,7 @@ A record and its place in the queue change in one Redis transaction, so a job is
 reverse. RQ holds no more than the id; what happened to a job is in its record alone.
 """
 
+import math
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -267,6 +268,8 @@ def _cursor(last: Job) -> str:
 def _position(cursor: str) -> tuple[float, str]:
     try:
         created, job_id = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode().split(" ")
+        if not math.isfinite(float(created)):
+            raise ValueError(created)
         return float(created), job_id
     except ValueError:
         raise invalid("cursor", "not a cursor that the service gave out") from None

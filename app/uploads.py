@@ -25,6 +25,7 @@ from app.store import Store
 Kind = Literal["clip", "mask"]
 
 PROBES_AT_ONCE = 2  # each decodes a whole clip
+UPLOAD_ID = re.compile(r"up_[0-9a-z]{26}")
 SPARE_BYTES = 64 << 20  # of disk, which uploads leave to everyone else
 RETRY_FULL_SECONDS = 60
 NO_SPACE = "os error 28"
@@ -97,7 +98,7 @@ class Uploads:
 
     def get(self, upload_id: str) -> Upload:
         """The upload; raises a Problem where there is none."""
-        upload = self.records.upload(upload_id)
+        upload = self.records.upload(upload_id) if UPLOAD_ID.fullmatch(upload_id) else None
         if upload is None:
             raise Problem(404, "upload_not_found", "There is no such upload, or it has expired.")
         return upload

@@ -199,15 +199,17 @@ class WarmWorker(Worker):
     def _settle_at_last(self, run: Run, ended: Ended) -> None:
         """Write down how the job ended, however long Redis is away; only a worker told to stop gives up in time."""
         wait, left = POLL_SECONDS, self.settings.drain_seconds
-        while left > 0:
+        while True:
             try:
                 return run.settle(self.ledger, ended)
             except LeaseLost:
                 break
             except RedisError as error:
                 log.error("Redis is away", job_id=run.job.id, ended=ended.how, reason=str(error), retry_seconds=wait)
-                time.sleep(wait)
                 left -= wait if self._stop_requested else 0
+                if left <= 0:
+                    break
+                time.sleep(wait)
                 wait = min(2 * wait, OUTAGE_SECONDS_MAX)
         log.error("nothing written: the job is not ours any more", job_id=run.job.id, ended=ended.how)
         return None

@@ -95,7 +95,7 @@ def span(header: str, size: int) -> tuple[int, int] | None:
     One range is served; several, or a unit other than bytes, are answered with the whole file, as RFC 9110 allows.
     Raises a Problem where the range lies outside the file.
     """
-    found = re.fullmatch(r"bytes=\s*(\d*)\s*-\s*(\d*)\s*", header.strip(), re.IGNORECASE | re.ASCII)
+    found = re.fullmatch(r"bytes=\s*(\d{0,18})\s*-\s*(\d{0,18})\s*", header.strip(), re.IGNORECASE | re.ASCII)
     if not found or not (found[1] or found[2]):
         return None
     if found[1]:

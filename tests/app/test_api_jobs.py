@@ -4,6 +4,7 @@ import json
 import re
 import threading
 import time
+from base64 import urlsafe_b64encode
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -189,6 +190,7 @@ def test_lists_come_in_pages(api: httpx.Client, body: dict[str, Any], records: R
         ("limit=101", "limit"),
         ("limit=0", "limit"),
         ("cursor=x", "cursor"),
+        (f"cursor={urlsafe_b64encode(b'nan job_1').decode()}", "cursor"),
         ("status=odd", "status"),
     ):
         problem = assert_problem(api.get(f"/v1/jobs?{query}"), 422, "invalid_parameter")

@@ -38,6 +38,13 @@ def test_a_clip_comes_in_and_goes(api: httpx.Client, server: Server, clip: bytes
     assert server.files == []
 
 
+@pytest.mark.parametrize("odd", ["up_1", "up_" + 26 * "A", "up_01k2m3n4p5q6r7s8t9v0w1x2y3:jobs", "..%2f..%2fetc"])
+def test_an_id_of_the_wrong_form_belongs_to_no_upload(api: httpx.Client, redis_client: Redis, odd: str) -> None:
+    redis_client.sadd("vxl:upload:up_01k2m3n4p5q6r7s8t9v0w1x2y3:jobs", "job_1")
+    assert api.get(f"/v1/uploads/{odd}").status_code == 404
+    assert api.delete(f"/v1/uploads/{odd}").status_code == 404
+
+
 def test_a_mask_comes_in_as_one(api: httpx.Client, tmp_path: Path) -> None:
     created = api.post("/v1/uploads?kind=mask", content=mask(tmp_path / "mask.png"))
     assert created.status_code == 201, created.text

@@ -116,7 +116,14 @@ def served(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     # A make that runs these tests must not pass its own options on.
     environment = {key: value for key, value in os.environ.items() if not key.startswith("MAKE") and key != "MFLAGS"}
     with subprocess.Popen(
-        ["make", "serve"], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+        ["make", "serve"],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A shell's background jobs ignore SIGINT, and so would all that these tests start in one; a terminal's do not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as make:
         yield make
         with suppress(ProcessLookupError):
