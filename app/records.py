@@ -2,11 +2,13 @@
 
 vxl:upload:{id}        JSON Upload, expires by itself
 vxl:upload:{id}:jobs   set of the jobs made from it
-vxl:job:{id}           JSON Job without its progress
+vxl:job:{id}           JSON Job; its progress as it was when the job was queued: the next key has the present one
 vxl:job:{id}:progress  JSON Progress, in its own key so that a progress write can never undo a state
 vxl:job:{id}:events    stream of what happened, for replay
 vxl:job:{id}:cancel    exists once the client has asked to cancel
 vxl:jobs               sorted set of job ids by time of creation
+vxl:jobs:live          set of the ids of jobs that have not ended
+vxl:jobs:expiring      sorted set of the ids of jobs that have ended, by the time when their results go
 vxl:worker:{name}      JSON of what a worker says of itself, gone soon after the worker
 """
 
@@ -125,6 +127,19 @@ class Records:
             yield from filter(None, self._find(ids))
             start += len(found)
 
+    def live_ids(self) -> set[str]:
+        """Of the jobs that have not ended."""
+        return {raw.decode() for raw in cast(set[bytes], self.redis.smembers("vxl:jobs:live"))}
+
+    def live(self) -> list[Job]:
+        """The jobs that have not ended."""
+        return [job for job in self._find(sorted(self.live_ids())) if job and not job.terminal]
+
+    def expired_ids(self, limit: int) -> list[str]:
+        """Of the jobs whose results are no longer to be kept, at most `limit`, the longest due in front."""
+        found = self.redis.zrangebyscore("vxl:jobs:expiring", "-inf", now().timestamp(), start=0, num=limit)
+        return [raw.decode() for raw in cast(list[bytes], found)]
+
     def move(self, job_id: str, to: JobStatus, also: Also = nothing, **changes: Any) -> Job:
         """Change the job's state, and with it any other fields and whatever `also` adds; the job as it then is.
 
@@ -156,6 +171,8 @@ class Records:
             pipe.multi()
             pipe.delete(*(f"{key}{part}" for part in ("", ":progress", ":events", ":cancel")))
             pipe.zrem("vxl:jobs", job_id)
+            pipe.zrem("vxl:jobs:expiring", job_id)
+            pipe.srem("vxl:jobs:live", job_id)
             also(pipe)
 
         self._atomically(key, attempt)
@@ -228,7 +245,16 @@ class Records:
 
     @staticmethod
     def _write(pipe: Pipeline, job: Job) -> None:
+        """The record, and its place in the indices."""
         pipe.set(f"vxl:job:{job.id}", job.model_dump_json(exclude={"queue_position"}))
+        if job.status in TERMINAL:
+            pipe.srem("vxl:jobs:live", job.id)
+        else:
+            pipe.sadd("vxl:jobs:live", job.id)
+        if job.status in TERMINAL and job.expires_at is not None:
+            pipe.zadd("vxl:jobs:expiring", {job.id: job.expires_at.timestamp()})
+        else:
+            pipe.zrem("vxl:jobs:expiring", job.id)
 
     @staticmethod
     def _event(pipe: Pipeline, job_id: str, kind: str, data: str) -> None:

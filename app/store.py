@@ -1,8 +1,12 @@
 """Files by key, on a local disk or in S3. Keys are made here, never from what a client typed."""
 
+import heapq
 import shutil
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 
 import obstore
@@ -19,16 +23,32 @@ class FileInfo:
     etag: str
 
 
-class Store:
-    """Streams in, streams out; a file appears under its key only when it is whole."""
+@dataclass(frozen=True)
+class FoundFile:
+    """A file that a listing found.
 
-    def __init__(self, location: str) -> None:
+    last_modified: in S3, when the writing of it began
+    part: left by a write that goes on, or never came to its end (on a local disk alone)
+    """
+
+    key: str
+    last_modified: datetime
+    part: bool = False
+
+
+class Store:
+    """Streams in, streams out; a file appears under its key only when it is whole.
+
+    retry_seconds: how long to try again where S3 does not answer
+    """
+
+    def __init__(self, location: str, retry_seconds: float = 180) -> None:
         self.directory = None if "://" in location else Path(location)
         if self.directory is not None:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._store: ObjectStore = LocalStore(self.directory)
         else:
-            self._store = from_url(location)
+            self._store = from_url(location, retry_config={"retry_timeout": timedelta(seconds=retry_seconds)})
 
     async def put_stream(self, key: str, body: AsyncIterator[bytes]) -> None:
         """Store what `body` yields; an error it raises leaves nothing behind."""
@@ -69,8 +89,31 @@ class Store:
                 file.write(piece)
         return path
 
+    def files(self, prefix: str, after: str = "", limit: int = 1000) -> list[FoundFile]:
+        """At most `limit` files under `prefix`, in the order of their keys; those behind the key `after`."""
+        if self.directory is not None:
+            return self._files_on_disk(prefix, after, limit)
+        found = (meta for page in obstore.list(self._store, prefix, offset=after or None) for meta in page)
+        return [FoundFile(meta["path"], meta["last_modified"]) for meta in islice(found, limit)]
+
+    def _files_on_disk(self, prefix: str, after: str, limit: int) -> list[FoundFile]:
+        """Parts of files among them, which obstore neither lists nor deletes."""
+        assert self.directory is not None
+        keys = (path.relative_to(self.directory).as_posix() for path in (self.directory / prefix).rglob("*"))
+        found: list[FoundFile] = []
+        for key in heapq.nsmallest(limit, (key for key in keys if key > after)):
+            with suppress(FileNotFoundError):  # gone meanwhile
+                path = self.directory / key
+                if path.is_file():
+                    modified = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+                    found.append(FoundFile(key, modified, part="#" in path.name))
+        return found
+
     def delete(self, prefix: str) -> None:
         """Remove the file `prefix`, and all files under it."""
+        if self.directory is not None and (file := self.directory / prefix).is_file():
+            file.unlink(missing_ok=True)
+            return
         paths = [meta["path"] for page in obstore.list(self._store, prefix) for meta in page]
         if self.info(prefix) is not None:
             paths.append(prefix)

@@ -1,15 +1,26 @@
-"""Finds jobs that were lost with their worker, or that nobody ran in time, and gives them back or ends them."""
+"""Finds jobs that were lost with their worker, or that nobody ran in time, and gives them back or ends them.
 
+It also clears away what is kept no longer: results and uploads whose time is over, and what killed workers left behind.
+"""
+
+import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
 from typing import cast
 
 import structlog
+from obstore.exceptions import BaseError
 from redis import Redis
 from rq import worker_registration
 from rq.executions import Execution
+from rq.job import Job as QueuedJob
 
-from app.contract import JobStatus
+from app.contract import JobStatus, result_key, upload_key
+from app.records import IllegalTransition, UnknownJob, now
 from app.settings import Settings
+from app.store import FoundFile, Store
 from worker.ledger import Ledger, overdue
 
 log = structlog.get_logger(__name__)
@@ -17,12 +28,21 @@ log = structlog.get_logger(__name__)
 MISSING = "vxl:missing"  # sorted set: ids of jobs found in no place, by the time when first seen so
 SWEEPING = "vxl:sweeping"  # held by the worker that sweeps
 
+TIDY_SECONDS = 60  # from one pass to the next
+PASS_SECONDS = 2.0  # for each of the three kinds of things: meanwhile the worker takes no job
+JOBS_PER_PASS, FILES_PER_PASS = 100, 1000
+STORE_RETRY_SECONDS = 5
+UNCLAIMED = timedelta(hours=1)  # before that, the record of a file may be yet to come
+UNFINISHED = timedelta(days=1)  # the same for a file of which only a part is there
+
 
 class Housekeeper:
     """Run by every idle worker. Any number may run at once: whoever removes a finding is the one to act on it."""
 
     def __init__(self, connection: Redis, settings: Settings, ledger: Ledger) -> None:
-        self.redis, self.settings, self.ledger = connection, settings, ledger
+        self.redis, self.settings, self.ledger, self.records = connection, settings, ledger, ledger.records
+        self.store = Store(settings.files, retry_seconds=STORE_RETRY_SECONDS)
+        self._tidy_at, self._looked_at = 0.0, ""
 
     def expire_leases(self) -> None:
         """Give back the jobs of workers that have not been heard of for a lease."""
@@ -41,13 +61,70 @@ class Housekeeper:
         if not self.redis.set(SWEEPING, 1, nx=True, px=int(lease * 1000)):
             return
         places = self.ledger.places()
-        unfinished = {job.id: job for job in self.ledger.records.newest() if not job.terminal}
+        unfinished = {job.id: job for job in self.records.live()}
         for job in unfinished.values():
             if job.status is JobStatus.queued and overdue(job):
                 self.ledger.expired(job.id)
         self._give_back((unfinished.keys() | places.between) - places.waiting - places.leased, lease)
         for queue in self.ledger.queues.values():
             worker_registration.clean_worker_registry(queue)
+
+    def tidy(self) -> None:
+        """Clear away what is kept no longer: a little at a time, at most once a minute."""
+        if time.monotonic() < self._tidy_at:
+            return
+        self._tidy_at = time.monotonic() + TIDY_SECONDS
+        for clear in (self._clear_jobs, self._clear_uploads, self._clear_scratch):
+            with _tolerated():
+                clear(time.monotonic() + PASS_SECONDS)
+
+    def _clear_jobs(self, until: float) -> None:
+        """Jobs whose results have expired: the files first, so that no file is left without its record."""
+        for job_id in self.records.expired_ids(JOBS_PER_PASS):
+            if time.monotonic() > until:
+                return
+            with _tolerated(job_id=job_id), suppress(IllegalTransition, UnknownJob):
+                self._purge(job_id)
+
+    def _purge(self, job_id: str) -> None:
+        job = self.records.get(job_id)
+        if not job.terminal or job.expires_at is None or job.expires_at > now():
+            return  # a client was faster, who wants it run again
+        self.store.delete(result_key(job_id, "output").rpartition("/")[0])
+        self.records.delete(job_id, lambda pipe: pipe.delete(QueuedJob.key_for(job_id)))
+        log.info("expired job purged", job_id=job_id)
+
+    def _clear_uploads(self, until: float) -> None:
+        """Uploads without a record that no job needs. The next pass goes on where this one ends."""
+        page = self.store.files(upload_key("").rstrip("/"), after=self._looked_at, limit=FILES_PER_PASS)
+        for file in page:
+            if time.monotonic() > until:
+                return
+            self._looked_at = file.key
+            if self._is_orphan(file):
+                with _tolerated(key=file.key):
+                    self.store.delete(file.key)
+                    log.info("expired upload deleted", key=file.key)
+        if len(page) < FILES_PER_PASS:
+            self._looked_at = ""
+
+    def _is_orphan(self, file: FoundFile) -> bool:
+        if now() - file.last_modified < (UNFINISHED if file.part else UNCLAIMED):
+            return False
+        upload_id = file.key.removeprefix(upload_key("")).partition("#")[0]
+        return self.records.upload(upload_id) is None and not self.records.live_jobs_of(upload_id)
+
+    def _clear_scratch(self, until: float) -> None:
+        """Directories `{job_id}-*` that no job works in, left by a horse that was killed."""
+        live = self.records.live_ids()
+        for path in self.settings.scratch.glob("job_*-*"):
+            if time.monotonic() > until:
+                return
+            with _tolerated(path=str(path)), suppress(FileNotFoundError):
+                old = time.time() - path.stat().st_mtime > UNCLAIMED.total_seconds()
+                if old and path.is_dir() and path.name.rpartition("-")[0] not in live:
+                    shutil.rmtree(path)
+                    log.info("scratch deleted", path=str(path))
 
     def _give_back(self, missing: set[str], lease: float) -> None:
         """Twice found missing, a lease apart, is lost: a job on its way from place to place is missing but once."""
@@ -60,3 +137,12 @@ class Housekeeper:
             if self.redis.zrem(MISSING, raw):  # ours to give back
                 log.warning("job found in no queue", job_id=raw.decode())
                 self.ledger.lost(raw.decode(), None)
+
+
+@contextmanager
+def _tolerated(**what: str) -> Iterator[None]:
+    """What cannot be deleted now is tried again by a later pass."""
+    try:
+        yield
+    except (BaseError, OSError) as error:
+        log.warning("not cleared away", reason=str(error), **what)

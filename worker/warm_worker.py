@@ -116,6 +116,7 @@ class WarmWorker(Worker):
             self._clean_at = time.monotonic() + self.settings.heartbeat_seconds
             self.housekeeper.expire_leases()
             self.housekeeper.sweep()
+            self.housekeeper.tidy()
 
     def _pause(self, seconds: float) -> None:
         until = time.monotonic() + seconds
@@ -206,12 +207,12 @@ class WarmWorker(Worker):
                 break
             except RedisError as error:
                 log.error("Redis is away", job_id=run.job.id, ended=ended.how, reason=str(error), retry_seconds=wait)
-                left -= wait if self._stop_requested else 0
-                if left <= 0:
+                if self._stop_requested and left <= 0:
                     break
                 time.sleep(wait)
+                left -= wait if self._stop_requested else 0
                 wait = min(2 * wait, OUTAGE_SECONDS_MAX)
-        log.error("nothing written: the job is not ours any more", job_id=run.job.id, ended=ended.how)
+        log.error("nothing written: others find the job once its lease is over", job_id=run.job.id, ended=ended.how)
         return None
 
     # --- heartbeat

@@ -1,5 +1,6 @@
 """What the front end does to jobs, without its HTTP, uploads and files."""
 
+from datetime import timedelta
 from typing import Any, cast
 
 from redis import Redis
@@ -19,11 +20,13 @@ class Service:
         self.redis = redis
         self.records = Records(redis)
 
-    def submit(self, priority: str = "normal", cancel_after: int | None = None, **metadata: Any) -> str:
+    def submit(
+        self, priority: str = "normal", cancel_after: int | None = None, upload_id: str | None = None, **metadata: Any
+    ) -> str:
         job_id = new_id("job")
         request = JobRequest.model_validate(
             {
-                "source": {"upload_id": new_id("up")},
+                "source": {"upload_id": upload_id or new_id("up")},
                 "task": "deblur",
                 "priority": priority,
                 "cancel_after_seconds": cancel_after,
@@ -50,6 +53,17 @@ class Service:
     def cancel(self, job_id: str) -> None:
         """Of a job that runs."""
         self.records.move(job_id, JobStatus.canceling, also=lambda pipe: self.records.ask_cancel(job_id, pipe))
+
+    def end(self, job_id: str, status: JobStatus = JobStatus.failed, expired_for: float | None = None) -> None:
+        """End a job that is queued; expired_for: seconds since its results expired, None if they are kept for ever."""
+        expires_at = None if expired_for is None else now() - timedelta(seconds=expired_for)
+        self.records.move(
+            job_id,
+            status,
+            lambda pipe: pipe.delete("rq:queue:normal"),
+            completed_at=now(),
+            expires_at=expires_at,
+        )
 
     def status(self, job_id: str) -> JobStatus:
         return self.records.get(job_id).status

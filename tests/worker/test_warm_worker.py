@@ -44,12 +44,13 @@ def service(redis_client: Redis) -> Service:
 
 
 @pytest.fixture
-def start(redis_server: EmbeddedRedis, redis_client: Redis) -> Iterator[Start]:
+def start(redis_server: EmbeddedRedis, redis_client: Redis, tmp_path: Path) -> Iterator[Start]:
     """Starts workers with the fake task, and ends those that are left."""
     started: list[subprocess.Popen[bytes]] = []
 
     def one(**settings: str) -> subprocess.Popen[bytes]:
-        environment = os.environ | {"VXL_REDIS_URL": redis_server.url} | FAST | settings
+        own = {"VXL_REDIS_URL": redis_server.url, "VXL_DATA_DIR": str(tmp_path / "data")}
+        environment = os.environ | own | FAST | settings
         worker = subprocess.Popen([sys.executable, "-m", "tests.worker.fake_horse"], cwd=ROOT, env=environment)
         started.append(worker)
         return worker
@@ -195,6 +196,46 @@ def test_sigterm_kills_a_deaf_task_and_gives_its_job_back(service: Service, star
     assert not alive(horse)
     assert (service.status(job_id), service.records.get(job_id).attempt) == (JobStatus.queued, 0)
     assert service.redis.lrange("rq:queue:normal", 0, -1) == [job_id.encode()]
+
+
+def test_a_worker_without_time_to_drain_settles_its_jobs(service: Service, start: Start) -> None:
+    worker = start(VXL_DRAIN_SECONDS="0")
+    job_id = service.submit(do="fail")
+    failed = service.wait_for(job_id, JobStatus.failed)
+    assert failed.error is not None
+    assert (failed.error.code, failed.attempt) == ("out_of_memory", 1)
+    # Nor does it leave a job to its lease when it goes.
+    job_id = service.submit(steps=LONG)
+    service.wait_for_start(job_id)
+    worker.terminate()
+    assert worker.wait(20) == 0
+    assert (service.status(job_id), service.records.get(job_id).attempt) == (JobStatus.queued, 0)
+
+
+def test_a_job_is_settled_after_an_outage_without_time_to_drain(tmp_path: Path, start: Start) -> None:
+    """Only a worker told to stop gives up: this one waits for Redis as long as it takes."""
+    with embedded_redis.start(tmp_path) as server:
+        start(VXL_REDIS_URL=server.url, VXL_DRAIN_SECONDS="0", VXL_LEASE_SECONDS="60")
+        with Redis.from_url(server.url) as client:
+            job_id = Service(client).submit(do="be deaf", steps=LONG)
+            horse = Service(client).wait_for_start(job_id)
+    os.kill(horse, signal.SIGKILL)
+    time.sleep(1.5)
+    with embedded_redis.start(tmp_path) as server, Redis.from_url(server.url) as client:
+        service = Service(client)
+        service.wait_for_start(job_id, times=2)  # long before its lease would end
+        service.cancel(job_id)
+        service.wait_for(job_id, JobStatus.canceled)
+
+
+def test_an_idle_worker_clears_away_what_has_expired(service: Service, start: Start, tmp_path: Path) -> None:
+    result = tmp_path / "data" / "files" / "jobs" / (job_id := service.submit()) / "output.mp4"
+    result.parent.mkdir(parents=True)
+    result.write_bytes(b"clip")
+    service.end(job_id, expired_for=1)
+    start()
+    wait_until(lambda: service.records.find(job_id) is None)
+    assert not result.exists()
 
 
 def test_another_worker_takes_over_from_a_killed_one(service: Service, start: Start) -> None:

@@ -1,0 +1,246 @@
+"""What a housekeeper clears away, and what it leaves: real Redis, real files."""
+
+import os
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from threading import Thread
+
+import pytest
+from redis import Redis
+
+from app.contract import JobStatus, MediaInfo, Upload, result_key, upload_key
+from app.ids import new_id
+from app.records import Records, now
+from app.settings import Settings
+from app.store import Store
+from tests.worker.front_end import Service
+from worker import housekeeper
+from worker.housekeeper import Housekeeper
+from worker.ledger import Ledger
+from worker.metrics import Metrics
+
+HOURS = 3600.0
+
+
+@pytest.fixture
+def service(redis_client: Redis) -> Service:
+    return Service(redis_client)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(data_dir=tmp_path, lease_seconds=0.05)
+
+
+@pytest.fixture
+def employ(redis_client: Redis, settings: Settings) -> Callable[[], Housekeeper]:
+    """A housekeeper that has not tidied yet."""
+    metrics = Metrics("test", "0", "bundled")
+    return lambda: Housekeeper(redis_client, settings, Ledger(redis_client, settings, metrics))
+
+
+Employ = Callable[[], Housekeeper]
+
+
+def put(path: Path, hours_old: float = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"clip")
+    return age(path, hours_old)
+
+
+def age(path: Path, hours_old: float) -> Path:
+    then = time.time() - hours_old * HOURS
+    os.utime(path, (then, then))
+    return path
+
+
+def result_of(job_id: str, settings: Settings) -> Path:
+    return put(Path(settings.files) / result_key(job_id, "output"))
+
+
+def upload_file(upload_id: str, settings: Settings, hours_old: float) -> Path:
+    return put(Path(settings.files) / upload_key(upload_id), hours_old)
+
+
+def scratch_of(job_id: str, settings: Settings, hours_old: float) -> Path:
+    directory = settings.scratch / f"{job_id}-ab_c12xy"
+    put(directory / "frames" / "0.png")
+    return age(directory, hours_old)
+
+
+# --- jobs
+
+
+def test_an_expired_job_goes_with_its_files(service: Service, settings: Settings, employ: Employ) -> None:
+    job_id = service.submit()
+    result = result_of(job_id, settings)
+    service.end(job_id, expired_for=1)
+    employ().tidy()
+    assert not result.parent.exists()
+    assert service.records.find(job_id) is None
+    assert [key for key in service.redis.scan_iter("*") if job_id.encode() in key] == []
+    assert service.redis.keys("vxl:jobs*") == []
+
+
+def test_jobs_that_have_not_expired_stay(service: Service, settings: Settings, employ: Employ) -> None:
+    live, kept, fresh, again = jobs = [service.submit() for _ in range(4)]
+    service.end(kept)  # for ever
+    service.end(fresh, expired_for=-60)
+    service.end(again, expired_for=1)
+    service.records.move(again, JobStatus.queued, completed_at=None, expires_at=None)
+    results = [result_of(job_id, settings) for job_id in jobs]
+    employ().tidy()
+    assert all(path.exists() for path in results)
+    assert [service.status(job_id) for job_id in jobs] == [
+        JobStatus.queued,
+        JobStatus.failed,
+        JobStatus.failed,
+        JobStatus.queued,
+    ]
+    assert live in service.records.live_ids()
+
+
+def test_a_pass_is_bounded_and_the_next_goes_on(service: Service, employ: Employ) -> None:
+    jobs = [service.submit() for _ in range(housekeeper.JOBS_PER_PASS + 1)]
+    for job_id in jobs:
+        service.end(job_id, expired_for=1)
+    employ().tidy()
+    assert len(list(service.records.newest())) == 1
+    employ().tidy()
+    assert list(service.records.newest()) == []
+
+
+def test_a_housekeeper_tidies_at_most_once_a_minute(service: Service, employ: Employ) -> None:
+    once = employ()
+    once.tidy()
+    service.end(job_id := service.submit(), expired_for=1)
+    once.tidy()
+    assert service.records.find(job_id) is not None
+
+
+def test_many_housekeepers_may_tidy_at_once(service: Service, settings: Settings, employ: Employ) -> None:
+    for _ in range(20):
+        result_of(job_id := service.submit(), settings)
+        service.end(job_id, expired_for=1)
+        upload_file(new_id("up"), settings, hours_old=2)
+        scratch_of(job_id, settings, hours_old=2)
+    done: list[bool] = []
+
+    def tidy(keeper: Housekeeper) -> None:
+        keeper.tidy()
+        done.append(True)
+
+    threads = [Thread(target=tidy, args=(employ(),)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(done) == 4
+    assert list(service.records.newest()) == []
+    assert [path for path in settings.data_dir.rglob("*") if path.is_file()] == []
+
+
+# --- uploads
+
+
+def test_an_upload_goes_once_nobody_needs_it(service: Service, settings: Settings, employ: Employ) -> None:
+    needed, kept, orphan = new_id("up"), new_id("up"), new_id("up")
+    job_id = service.submit(upload_id=needed)
+    media = MediaInfo(
+        width=96, height=64, frames=8, frame_rate="25/1", duration_seconds=0.32, codec="h264", pixel_format="yuv420p"
+    )
+    expires = now() + timedelta(hours=1)
+    service.records.put_upload(Upload(id=kept, bytes=4, sha256="", media=media, created_at=now(), expires_at=expires))
+    files = [upload_file(upload_id, settings, hours_old=2) for upload_id in (needed, kept, orphan)]
+    employ().tidy()
+    assert [path.exists() for path in files] == [True, True, False]
+    service.end(job_id)
+    employ().tidy()
+    assert [path.exists() for path in files] == [False, True, False]
+
+
+def test_an_upload_in_progress_is_left_alone(settings: Settings, employ: Employ) -> None:
+    whole, part = upload_file(new_id("up"), settings, 0.9), upload_file(f"{new_id('up')}#1", settings, 2)
+    dead = upload_file(f"{new_id('up')}#1", settings, 25)
+    employ().tidy()
+    assert (whole.exists(), part.exists(), dead.exists()) == (True, True, False)
+
+
+# --- scratch
+
+
+def test_scratch_goes_once_its_job_has_ended(service: Service, settings: Settings, employ: Employ) -> None:
+    live, ended, unknown = service.submit(), service.submit(), new_id("job")
+    service.end(ended)
+    old = [scratch_of(job_id, settings, hours_old=2) for job_id in (live, ended, unknown)]
+    new, other = scratch_of(new_id("job"), settings, 0.9), put(settings.scratch / "uploads_up_x", hours_old=2)
+    employ().tidy()
+    assert [path.exists() for path in old] == [True, False, False]
+    assert (new.exists(), other.exists()) == (True, True)
+
+
+def test_what_cannot_be_deleted_does_not_stop_the_rest(service: Service, settings: Settings, employ: Employ) -> None:
+    service.end(stuck := service.submit(), expired_for=2)
+    service.end(other := service.submit(), expired_for=1)
+    # A link that leads back to itself: nothing under it can be listed.
+    loop = Path(settings.files) / "jobs" / stuck
+    loop.parent.mkdir(parents=True)
+    loop.symlink_to(stuck)
+    directory = scratch_of(new_id("job"), settings, hours_old=2)
+    employ().tidy()
+    assert service.records.find(stuck) is not None
+    assert service.records.find(other) is None
+    assert not directory.exists()
+
+
+# --- the index of live jobs
+
+
+def test_the_index_follows_the_life_of_a_job(service: Service) -> None:
+    records, job_id = service.records, service.submit()
+    seen = [records.live_ids()]
+    for status in (JobStatus.starting, JobStatus.processing, JobStatus.failed, JobStatus.queued, JobStatus.canceled):
+        records.move(job_id, status)
+        seen.append(records.live_ids())
+    assert seen == [{job_id}, {job_id}, {job_id}, set(), {job_id}, set()]
+    records.update(job_id, attempt=1)
+    assert (records.live_ids(), records.live()) == (set(), [])
+    records.delete(job_id)
+    assert service.redis.exists("vxl:jobs:live") == 0
+
+
+def test_an_update_says_when_a_job_expires(redis_client: Redis, service: Service) -> None:
+    service.end(job_id := service.submit())
+    assert Records(redis_client).expired_ids(10) == []
+    service.records.update(job_id, expires_at=now())
+    assert service.records.expired_ids(10) == [job_id]
+
+
+def test_a_sweep_reads_no_job_that_has_ended(service: Service, employ: Employ) -> None:
+    """Of all jobs ever made, it looks but at those that live: a record that cannot be read shows it."""
+    service.end(old := service.submit())
+    service.redis.set(f"vxl:job:{old}", "from another time")
+    nowhere = service.submit()
+    service.redis.delete("rq:queue:normal")
+    keeper = employ()
+    keeper.sweep()
+    time.sleep(0.1)  # twice found missing, a lease apart
+    keeper.sweep()
+    assert service.redis.lrange("rq:queue:normal", 0, -1) == [nowhere.encode()]
+
+
+# --- the store's listing
+
+
+def test_files_are_listed_a_page_at_a_time(tmp_path: Path) -> None:
+    for store in (Store(str(tmp_path)), Store("memory:///")):
+        for name in ("b", "a", "c"):
+            store.put_bytes(f"uploads/{name}", b"clip")
+        store.put_bytes("jobs/x/output.mp4", b"clip")
+        first = store.files("uploads", limit=2)
+        assert [file.key for file in first] == ["uploads/a", "uploads/b"]
+        assert [file.key for file in store.files("uploads", after="uploads/b")] == ["uploads/c"]
+        assert all(abs(now() - file.last_modified) < timedelta(minutes=1) for file in first)
+        assert store.files("nothing") == []
