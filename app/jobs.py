@@ -5,7 +5,9 @@ reverse. RQ holds no more than the id; what happened to a job is in its record a
 """
 
 import math
+import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import cast
@@ -37,6 +39,7 @@ from app.store import Store
 
 TASK = "worker.task.restore_clip"
 QUEUE_FULL_RETRY_SECONDS = 10
+JOB_ID = re.compile(r"job_[0-9a-z]{26}")
 FAILURE_TTL_SECONDS = 3600  # of RQ's own copy; the record stays
 
 
@@ -50,13 +53,14 @@ class QueueState:
 
 
 class Jobs:
-    """Jobs as clients see and steer them."""
+    """Jobs as clients see and steer them. `on_end` is told of every job that ends while it is queued."""
 
     def __init__(self, settings: Settings, records: Records, store: Store) -> None:
         self.settings = settings
         self.records = records
         self.store = store
         self.redis = records.redis
+        self.on_end: Callable[[Job], object] = lambda job: None
         self._queues = {name: Queue(name, connection=self.redis, serializer=JSONSerializer) for name in QUEUES}
 
     # --- what clients do
@@ -246,7 +250,7 @@ class Jobs:
     def _end_queued(self, job: Job, to: JobStatus, error: JobError | None) -> Job:
         ended = now()
         kept = job.request.expires_after_seconds or self.settings.result_ttl_seconds
-        return self.records.move(
+        moved = self.records.move(
             job.id,
             to,
             also=lambda pipe: self._unqueue(pipe, job),
@@ -254,6 +258,8 @@ class Jobs:
             completed_at=ended,
             expires_at=ended + timedelta(seconds=kept),
         )
+        self.on_end(moved)
+        return moved
 
 
 def _deadline(job: Job) -> datetime | None:
@@ -268,8 +274,8 @@ def _cursor(last: Job) -> str:
 def _position(cursor: str) -> tuple[float, str]:
     try:
         created, job_id = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode().split(" ")
-        if not math.isfinite(float(created)):
-            raise ValueError(created)
+        if not math.isfinite(float(created)) or not JOB_ID.fullmatch(job_id):
+            raise ValueError(cursor)
         return float(created), job_id
     except ValueError:
         raise invalid("cursor", "not a cursor that the service gave out") from None

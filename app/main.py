@@ -1,12 +1,16 @@
 """The front end as an ASGI application: wiring, nothing else."""
 
 import re
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
+from threading import Thread
 from types import FrameType
 from typing import Any
+from wsgiref.simple_server import WSGIServer
 
+import structlog
 import uvicorn
 from anyio import CapacityLimiter
 from asgi_correlation_id import CorrelationIdMiddleware
@@ -35,6 +39,10 @@ LISTENERS = 16
 STOP_SECONDS = 20  # for requests under way
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
+NO_REDIS = "VXL_REDIS_URL is not set: the API needs the Redis that its workers use"
+
+log = structlog.get_logger(__name__)
+
 
 class Api(FastAPI):
     """An application whose schema shows what its errors look like."""
@@ -51,7 +59,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        server = services.metrics.serve(settings.host, settings.api_metrics_port) if settings.api_metrics_port else None
+        server = measured(services)
         yield
         if server is not None:
             server[0].shutdown()
@@ -86,6 +94,8 @@ def assemble(settings: Settings) -> Services:
     release = installed_version()
     records, store = Records(connect(settings)), Store(settings.files)
     jobs = Jobs(settings, records, store)
+    metrics = Metrics(settings, jobs, release)
+    jobs.on_end = metrics.job_ended
     return Services(
         settings=settings,
         records=records,
@@ -93,16 +103,30 @@ def assemble(settings: Settings) -> Services:
         jobs=jobs,
         uploads=Uploads(settings, records, store),
         idempotency=Idempotency(jobs),
-        metrics=Metrics(settings, jobs, release),
+        metrics=metrics,
         listeners=CapacityLimiter(LISTENERS),
         version=release,
     )
 
 
+def measured(services: Services) -> tuple[WSGIServer, Thread] | None:
+    """The server that Prometheus scrapes, where there is to be one and its port can be had."""
+    settings = services.settings
+    if not settings.api_metrics_port:
+        return None
+    try:
+        return services.metrics.serve(settings.host, settings.api_metrics_port)
+    except OSError as error:  # an API that works unseen is better than none
+        log.error("no metrics: the port cannot be had", port=settings.api_metrics_port, reason=str(error))
+        return None
+
+
 def connect(settings: Settings) -> Redis:
-    """A client that tells soon that Redis is away, and finds it again by itself."""
+    """A client that tells soon that Redis is away, and finds it again by itself; raises ValueError without a URL."""
+    if not settings.redis_url:
+        raise ValueError(NO_REDIS)
     return Redis.from_url(
-        settings.redis_url or "redis://127.0.0.1:6379/0",
+        settings.redis_url,
         socket_timeout=REDIS_SECONDS,
         socket_connect_timeout=REDIS_SECONDS,
         # Once more on a connection that Redis closed while it lay idle; a slow answer is never asked for twice.
@@ -125,8 +149,13 @@ class Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def main() -> None:
+def main() -> int:
+    """Serve until SIGTERM or SIGINT; the exit status."""
     settings = Settings()
+    logging.configure(settings)
+    if not settings.redis_url:
+        log.error(NO_REDIS)
+        return 2
     config = uvicorn.Config(
         create_app(settings),
         host=settings.host,
@@ -138,7 +167,8 @@ def main() -> None:
         timeout_graceful_shutdown=STOP_SECONDS,
     )
     Server(config).run()
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -16,6 +16,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 
+from app.contract import Job, task_of
 from app.jobs import Jobs
 from app.settings import Settings
 
@@ -42,9 +43,20 @@ class Metrics:
             registry=self.registry,
         )
         self.jobs_created = Counter("visionxl_jobs_created_total", "Jobs queued", ["task"], registry=self.registry)
+        self.jobs_finished = Counter(
+            "visionxl_jobs_finished_total",
+            "Jobs that ended",  # here those that never started; a worker counts its own under the same name
+            ["task", "status", "error_code"],
+            registry=self.registry,
+        )
         build = Gauge("visionxl_build_info", "Always 1: what is running", ["version", "model"], registry=self.registry)
         build.labels(version, settings.model).set(1)
         self.registry.register(QueueCollector(jobs))
+
+    def job_ended(self, job: Job) -> None:
+        """The API itself ended a job."""
+        code = job.error.code if job.error else ""
+        self.jobs_finished.labels(task_of(job.request.degradations()), job.status, code).inc()
 
     def serve(self, host: str, port: int) -> tuple[WSGIServer, Thread]:
         """Start the server that Prometheus scrapes."""

@@ -1,10 +1,12 @@
 """Opens an upload as an enemy would have made it.
 
 Decoding strangers' files is where memory is corrupted and machines are filled, so it happens in a process of its own
-(app/probe_child.py) with no environment, no file but the one, limited time and memory, and nothing to write to.
+(app/probe_child.py) with no environment, no file but the one, limited time and memory, nothing to write to,
+and no life beyond the service's.
 """
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -51,7 +53,7 @@ def _decode(path: Path, settings: Settings, kind: Literal["clip", "mask"]) -> di
     try:
         # -P, -s: what the child imports comes from here and the installation, from no directory of the moment.
         child = subprocess.run(
-            [sys.executable, "-P", "-s", "-m", "app.probe_child", json.dumps(question)],
+            [sys.executable, "-P", "-s", "-m", "app.probe_child", json.dumps(question), str(os.getpid())],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             env={"PYTHONPATH": str(_ROOT), "OPENBLAS_NUM_THREADS": "1"},

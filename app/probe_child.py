@@ -1,12 +1,13 @@
 """Decodes one untrusted file from end to end and prints what it is, as a line of JSON; a process of its own.
 
-Run by app/probe.py as `python -m app.probe_child QUESTION`. What cannot be taken is answered with a code and a detail,
-not with a failure.
+Run by app/probe.py as `python -m app.probe_child QUESTION PARENT`; PARENT is the number of the process it dies with.
+What cannot be taken is answered with a code and a detail, not with a failure.
 """
 
 import json
 import math
 import resource
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
+from app.parent import tied_to
 from app.probe_frames import Question, Refusal, Seen, check_colour, check_size, look_at, report
 
 MEMORY: Final = 4 << 30  # bytes of address space: the frames a 4K decoder keeps, several times over
@@ -202,6 +204,7 @@ def promised(form: str, stream: VideoStream) -> int:
 
 def main() -> None:
     """Answer the question on the command line."""
+    tied_to(int(sys.argv[2]), signal.SIGKILL)()
     question = Question(**json.loads(sys.argv[1]))
     confine(question.seconds)
     av.logging.set_level(av.logging.ERROR)
@@ -213,13 +216,14 @@ def main() -> None:
 
 
 def confine(seconds: float) -> None:
-    """Give up, for good, what decoding does not need."""
+    """Give up, for good, what decoding does not need; only root could still start processes and threads."""
     for limit, most in (
         (resource.RLIMIT_AS, MEMORY),
         (resource.RLIMIT_CPU, math.ceil(seconds) + 1),
         (resource.RLIMIT_FSIZE, 0),
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_NOFILE, OPEN_FILES),
+        (resource.RLIMIT_NPROC, 0),
     ):
         resource.setrlimit(limit, (most, most))
 

@@ -1,6 +1,5 @@
 """The whole service on one machine: embedded Redis, the API and one worker, until Ctrl-C."""
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -13,17 +12,20 @@ from types import FrameType
 import structlog
 
 from app import embedded_redis
+from app.embedded_redis import EmbeddedRedis
+from app.parent import tied_to
 from app.settings import Settings
 
 log = structlog.get_logger(__name__)
 
 PARTS = {"api": "app.main", "worker": "worker.main"}
-PR_SET_PDEATHSIG = 1
-STOP_SECONDS = 30
+API_STOP_SECONDS = 20  # what the API grants requests under way
+SPARE_STOP_SECONDS = 10  # beyond what a part takes by its own account
 
 
 def serve(settings: Settings) -> int:
-    """Run everything; the exit status is 0 after Ctrl-C or SIGTERM, 1 where the API ended by itself.
+    """Run everything; the exit status is 0 after Ctrl-C or SIGTERM, 1 where the API or the embedded Redis ended
+    by itself.
 
     A worker that ends is started again. All parts die with this process, even where it is killed outright.
     """
@@ -41,13 +43,26 @@ def serve(settings: Settings) -> int:
         parts = {name: _start(module, environment) for name, module in PARTS.items()}
         log.info("serving", url=f"http://{settings.host}:{settings.port}", data=str(settings.data_dir.resolve()))
         try:
-            return _supervise(parts, environment, stop)
+            return _supervise(parts, redis, environment, stop)
         finally:
-            _end(list(parts.values()))
+            _end(list(parts.values()), stop_seconds(settings))
 
 
-def _supervise(parts: dict[str, subprocess.Popen[bytes]], environment: dict[str, str], stop: threading.Event) -> int:
+def stop_seconds(settings: Settings) -> float:
+    """How long the parts may take to end: a worker drains for as long as it is told to."""
+    return max(settings.drain_seconds, API_STOP_SECONDS) + SPARE_STOP_SECONDS
+
+
+def _supervise(
+    parts: dict[str, subprocess.Popen[bytes]],
+    redis: EmbeddedRedis | None,
+    environment: dict[str, str],
+    stop: threading.Event,
+) -> int:
     while not stop.wait(0.5):
+        if redis and redis.process and redis.process.poll() is not None:
+            log.error("the embedded Redis ended", status=redis.process.returncode)
+            return 1
         if parts["api"].poll() is not None:
             log.error("the API ended", status=parts["api"].returncode)
             return 1
@@ -60,20 +75,15 @@ def _supervise(parts: dict[str, subprocess.Popen[bytes]], environment: dict[str,
 
 def _start(module: str, environment: dict[str, str]) -> subprocess.Popen[bytes]:
     """A part in a process group of its own, so that Ctrl-C reaches it only through us."""
-    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
-
-    def tie() -> None:
-        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it died before the tie was made
-            os._exit(1)
-
-    return subprocess.Popen([sys.executable, "-m", module], env=environment, process_group=0, preexec_fn=tie)
+    command = [sys.executable, "-m", module]
+    tie = tied_to(os.getpid(), signal.SIGTERM)
+    return subprocess.Popen(command, env=environment, process_group=0, preexec_fn=tie)
 
 
-def _end(parts: list[subprocess.Popen[bytes]]) -> None:
+def _end(parts: list[subprocess.Popen[bytes]], seconds: float) -> None:
     for part in parts:
         part.terminate()
-    deadline = time.monotonic() + STOP_SECONDS
+    deadline = time.monotonic() + seconds
     for part in parts:
         try:
             part.wait(max(0.1, deadline - time.monotonic()))

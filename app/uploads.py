@@ -27,6 +27,7 @@ Kind = Literal["clip", "mask"]
 PROBES_AT_ONCE = 2  # each decodes a whole clip
 UPLOAD_ID = re.compile(r"up_[0-9a-z]{26}")
 SPARE_BYTES = 64 << 20  # of disk, which uploads leave to everyone else
+CHECK_BYTES = 4 << 20  # received between two looks at the disk
 RETRY_FULL_SECONDS = 60
 NO_SPACE = "os error 28"
 
@@ -112,13 +113,16 @@ class Uploads:
         self.records.delete_upload(upload_id)
 
     async def _stream(self, key: str, body: AsyncIterator[bytes]) -> tuple[int, bytes]:
-        digest, size = sha256(), 0
+        digest, size, checked = sha256(), 0, 0
 
         async def pieces() -> AsyncIterator[bytes]:
-            nonlocal size
+            nonlocal size, checked
             async for piece in body:
                 size += len(piece)
                 self._check_size(size)
+                if size - checked >= CHECK_BYTES:
+                    self._check_disk(0)
+                    checked = size
                 if piece:
                     digest.update(piece)
                     yield piece

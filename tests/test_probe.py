@@ -1,5 +1,7 @@
 """Every kind of file that cannot be restored is refused by its own name; every other one is described as it is."""
 
+import os
+import re
 import subprocess
 import sys
 import time
@@ -17,6 +19,7 @@ from app.contract import MediaInfo
 from app.probe import Refused, probe_clip, probe_mask
 from app.settings import Settings
 from tests import media
+from tests.processes import alive, descendants, wait_until
 
 
 def settings(**changes: Any) -> Settings:
@@ -403,9 +406,11 @@ def test_the_decoder_imports_from_nowhere_else(tmp_path: Path, monkeypatch: pyte
 
 
 def test_the_decoder_is_confined(tmp_path: Path) -> None:
-    """One file can be open, nothing written, no more than 4 GiB used."""
+    """One file can be open, nothing written, no more than 4 GiB used, no process or thread started."""
     attempts = """
+import os
 import sys
+import threading
 from app.probe_child import confine
 confine(5)
 held = open(sys.argv[1])
@@ -420,11 +425,35 @@ try:
         file.write(b"x")
 except OSError as error:
     print(type(error).__name__)
+if os.getuid() == 0:
+    os.setuid(65534)  # as root may exceed the number of processes
+for attempt in (os.fork, threading.Thread(target=print).start):
+    try:
+        attempt()
+    except (OSError, RuntimeError) as error:
+        print(type(error).__name__)
 """
     (tmp_path / "in").touch()
     arguments = [sys.executable, "-c", attempts, str(tmp_path / "in"), str(tmp_path / "out")]
     done = subprocess.run(arguments, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["OSError", "MemoryError", "OSError"]
+    assert done.stdout.split() == ["OSError", "MemoryError", "OSError", "BlockingIOError", "RuntimeError"]
+
+
+def test_the_decoder_dies_with_the_service(tmp_path: Path) -> None:
+    """Held up by a pipe that it waits to read."""
+    path = tmp_path / "in.mp4"
+    os.mkfifo(path)
+    service = "import sys, pathlib, app.probe as p; p.probe_clip(pathlib.Path(sys.argv[1]), p.Settings())"
+    with subprocess.Popen([sys.executable, "-c", service, str(path)]) as process:
+        wait_until(lambda: any(confined(pid) for pid in descendants(process.pid)))
+        [child] = descendants(process.pid)
+        process.kill()
+    wait_until(lambda: not alive(child), seconds=5)
+
+
+def confined(pid: int) -> bool:
+    """It may start no process: what comes next is the file."""
+    return re.search(r"^Max processes +0 ", Path(f"/proc/{pid}/limits").read_text(), re.MULTILINE) is not None
 
 
 def test_a_fault_of_ours_is_no_refusal(tmp_path: Path) -> None:

@@ -9,9 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import pytest
 from redis import Redis
 
 from app.embedded_redis import EmbeddedRedis
+from app.serve import stop_seconds
+from app.settings import Settings
 from tests.processes import alive, descendants, wait_until
 from worker.demo import await_ready, free_port
 
@@ -53,3 +56,19 @@ def test_killed_outright_it_leaves_no_process_and_starts_again(tmp_path: Path) -
         wait_until(lambda: not any(alive(pid) for pid in family))
     with serving(tmp_path / "data") as (_, url):
         assert httpx.get(f"{url}/livez").status_code == 200
+
+
+def test_where_its_redis_ends_everything_ends(tmp_path: Path) -> None:
+    with serving(tmp_path / "data") as (process, _):
+        family = descendants(process.pid)
+        [redis] = [pid for pid in family if "redis" in Path(f"/proc/{pid}/comm").read_text()]
+        os.kill(redis, signal.SIGKILL)
+        assert process.wait(60) == 1
+        wait_until(lambda: not any(alive(pid) for pid in family))
+    assert "the embedded Redis ended" in (tmp_path / "data" / "service.log").read_text()
+
+
+@pytest.mark.parametrize(("drain", "granted"), [(100, 110), (0, 30)])
+def test_a_worker_that_drains_is_not_cut_short(drain: float, granted: float) -> None:
+    """Nor the API, where the worker has no time at all."""
+    assert stop_seconds(Settings(drain_seconds=drain)) == granted

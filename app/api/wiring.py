@@ -1,6 +1,5 @@
 """What endpoints work with, made once by create_app and handed out by FastAPI's dependencies."""
 
-import re
 from dataclasses import dataclass, field
 from threading import Event
 from typing import Annotated, cast
@@ -9,14 +8,12 @@ from anyio import CapacityLimiter
 from fastapi import Depends, Path, Request
 
 from app.idempotency import Idempotency
-from app.jobs import Jobs
+from app.jobs import JOB_ID, Jobs
 from app.metrics import Metrics
 from app.records import Records, UnknownJob
 from app.settings import Settings
 from app.store import Store
 from app.uploads import Uploads
-
-JOB_ID = re.compile(r"job_[0-9a-z]{26}")
 
 
 @dataclass(frozen=True)

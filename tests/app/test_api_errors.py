@@ -96,7 +96,7 @@ def test_a_500_does_not_show_its_cause(redis_client: Redis, serve: Callable[...,
 
 def test_an_error_after_the_start_breaks_the_connection(redis_client: Redis, tmp_path: Path) -> None:
     """Half a response must not look whole."""
-    app = create_app(Settings(data_dir=tmp_path, api_metrics_port=0))
+    app = create_app(Settings(redis_url="redis://127.0.0.1:1/0", data_dir=tmp_path, api_metrics_port=0))
 
     @app.get("/half")
     async def half() -> StreamingResponse:

@@ -190,7 +190,8 @@ def test_lists_come_in_pages(api: httpx.Client, body: dict[str, Any], records: R
         ("limit=101", "limit"),
         ("limit=0", "limit"),
         ("cursor=x", "cursor"),
-        (f"cursor={urlsafe_b64encode(b'nan job_1').decode()}", "cursor"),
+        (f"cursor={urlsafe_b64encode(f'nan {ids[0]}'.encode()).decode()}", "cursor"),
+        (f"cursor={urlsafe_b64encode(b'1.0 job_1').decode()}", "cursor"),
         ("status=odd", "status"),
     ):
         problem = assert_problem(api.get(f"/v1/jobs?{query}"), 422, "invalid_parameter")

@@ -10,9 +10,12 @@ import time
 from pathlib import Path
 
 import httpx
+import pytest
 from redis import Redis
 
 from app.embedded_redis import EmbeddedRedis
+from app.main import create_app
+from app.settings import Settings
 from tests import media
 
 
@@ -41,6 +44,16 @@ def test_it_serves_and_stops_at_once(redis_server: EmbeddedRedis, redis_client: 
     assert [entry["status"] for entry in requests] == [201, 202, 200]
     assert all(entry["request_id"].startswith("req_") for entry in requests)
     assert {entry["level"] for entry in entries} == {"info"}
+
+
+def test_without_a_redis_it_says_so_and_ends(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "VXL_REDIS_URL"}
+    environment |= {"VXL_DATA_DIR": str(tmp_path), "VXL_PORT": "1", "VXL_API_METRICS_PORT": "0"}
+    done = subprocess.run([sys.executable, "-m", "app.main"], env=environment, capture_output=True, timeout=30)
+    assert done.returncode == 2
+    assert b"VXL_REDIS_URL is not set" in done.stderr
+    with pytest.raises(ValueError, match="VXL_REDIS_URL is not set"):
+        create_app(Settings(redis_url=None, data_dir=tmp_path))
 
 
 def await_live(api: httpx.Client, process: subprocess.Popen[bytes]) -> None:

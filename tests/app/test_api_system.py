@@ -2,6 +2,7 @@
 
 import json
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,14 @@ def test_metrics_have_a_port_of_their_own(serve: Callable[..., Any], clip: bytes
         body = {"source": {"upload_id": upload_id}, "task": "deblur_plus"}
         ids = [api.post("/v1/jobs", json=body).json()["id"] for _ in range(2)]
         api.get(f"/v1/jobs/{ids[0]}")
+        ids += [api.post("/v1/jobs", json=body | {"cancel_after_seconds": 1}).json()["id"] for _ in range(3)]
+        for _ in range(2):
+            api.post(f"/v1/jobs/{ids[2]}/cancel")
+        records.move(ids[3], JobStatus.starting)
+        api.post(f"/v1/jobs/{ids[3]}/cancel")  # which its worker will do, and count
+        time.sleep(1.05)
+        for _ in range(2):
+            assert api.get(f"/v1/jobs/{ids[4]}").json()["status"] == "expired"
         api.request("PROPFIND", "/v1/pot")
         text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
         assert api.get("/metrics").status_code == 404
@@ -90,11 +99,13 @@ def test_metrics_have_a_port_of_their_own(serve: Callable[..., Any], clip: bytes
     for line in (
         'visionxl_uploads_total{outcome="accepted",reason=""} 1.0',
         'visionxl_uploads_total{outcome="refused",reason="truncated_file"} 1.0',
-        'visionxl_jobs_created_total{task="deblur_plus"} 2.0',
-        'visionxl_queue_depth{queue="normal"} 2.0',
+        'visionxl_jobs_created_total{task="deblur_plus"} 5.0',
+        'visionxl_jobs_finished_total{error_code="",status="canceled",task="deblur_plus"} 1.0',
+        'visionxl_jobs_finished_total{error_code="expired",status="expired",task="deblur_plus"} 1.0',
+        'visionxl_queue_depth{queue="normal"} 3.0',
         'visionxl_queue_depth{queue="high"} 0.0',
         'visionxl_queue_oldest_job_age_seconds{queue="high"} 0.0',
-        'visionxl_http_request_duration_seconds_count{method="GET",route="/v1/jobs/{job_id}",status="200"} 1.0',
+        'visionxl_http_request_duration_seconds_count{method="GET",route="/v1/jobs/{job_id}",status="200"} 3.0',
         'visionxl_http_request_duration_seconds_count{method="other",route="unmatched",status="404"} 1.0',
     ):
         assert line in text.splitlines()
@@ -104,6 +115,14 @@ def test_metrics_have_a_port_of_their_own(serve: Callable[..., Any], clip: bytes
     assert 0 < float(age.split()[1]) < 30
     assert 'visionxl_build_info{model="bundled",version="' in text
     assert not any(job_id in text for job_id in (*ids, upload_id))
+
+
+def test_a_metrics_port_that_is_taken_does_not_end_the_api(serve: Callable[..., Any]) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        serve(api_metrics_port=taken.getsockname()[1]) as server,
+    ):
+        assert httpx.get(f"{server.url}/livez").status_code == 200
 
 
 def test_the_schema_shows_examples_and_errors(api: httpx.Client) -> None:

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -169,22 +170,34 @@ def peak_bytes() -> int:
     return int(line.split()[1]) * 1024
 
 
-def test_a_full_disk_is_told_and_nothing_half_written(serve: Callable[..., Any], tmp_path: Path, clip: bytes) -> None:
-    disk = tmp_path / "disk"
+@contextmanager
+def small_disk(disk: Path) -> Iterator[Path]:
+    """80 MiB, of which uploads must leave 64."""
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=80m", "tmpfs", str(disk)]
     if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
         pytest.skip("mounting a small disk needs privileges")
     try:
-        with serve(data_dir=disk) as server, httpx.Client(base_url=server.url, timeout=30) as api:
-            assert api.post("/v1/uploads", content=clip).status_code == 201
-            announced = api.post("/v1/uploads", content=bytes(90 << 20))
-            assert assert_problem(announced, 507, "storage_full")["retryable"]
-            unannounced = api.post("/v1/uploads", content=(bytes(1 << 20) for _ in range(90)))
-            assert_problem(unannounced, 507, "storage_full")
-            assert len(server.files) == 1
+        yield disk
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("megabytes", [60, 90], ids=["into the spare room", "beyond the disk"])
+def test_a_full_disk_is_told_and_nothing_half_written(
+    serve: Callable[..., Any], tmp_path: Path, clip: bytes, megabytes: int
+) -> None:
+    with (
+        small_disk(tmp_path / "disk") as disk,
+        serve(data_dir=disk) as server,
+        httpx.Client(base_url=server.url, timeout=30) as api,
+    ):
+        assert api.post("/v1/uploads", content=clip).status_code == 201
+        announced = api.post("/v1/uploads", content=bytes(megabytes << 20))
+        assert assert_problem(announced, 507, "storage_full")["retryable"]
+        unannounced = api.post("/v1/uploads", content=(bytes(1 << 20) for _ in range(megabytes)))
+        assert_problem(unannounced, 507, "storage_full")
+        assert len(server.files) == 1
 
 
 def test_an_upload_in_use_stays(api: httpx.Client, upload_id: str, job: dict[str, Any]) -> None:
