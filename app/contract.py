@@ -3,7 +3,7 @@
 The REST surface, the queue and the worker all speak these models; `/openapi.json` is made from them.
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from fractions import Fraction
 from typing import Annotated, Any, Literal, Self
@@ -251,7 +251,7 @@ TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
 class Progress(BaseModel):
     """How far the solver is; `frames_done` counts frame evaluations of the present stage."""
 
-    stage: Literal["queued", "loading", "decoding", "inverting", "sampling", "encoding", "done"]
+    stage: Literal["queued", "decoding", "inverting", "sampling", "encoding", "done"]
     percent: float = Field(ge=0, le=100)
     frames_done: int = 0
     frames_total: int = 0
@@ -325,6 +325,7 @@ class Job(BaseModel):
     version: Version | None = None
     seed: int
     created_at: datetime
+    queued_at: datetime
     started_at: datetime | None = None
     completed_at: datetime | None = None
     expires_at: datetime | None = None
@@ -334,6 +335,16 @@ class Job(BaseModel):
     def _terminal_follows_status(self) -> Self:
         self.terminal = self.status in TERMINAL
         return self
+
+    def overdue(self, at: datetime) -> bool:
+        """Past the deadline that the client set, which counts from the job's creation."""
+        seconds = self.request.cancel_after_seconds
+        return seconds is not None and self.created_at + timedelta(seconds=seconds) <= at
+
+    def ending(self, at: datetime, kept_seconds: float) -> dict[str, datetime]:
+        """The dates of a job that ends now: kept_seconds is what the service grants a client that states nothing."""
+        kept = self.request.expires_after_seconds or kept_seconds
+        return {"completed_at": at, "expires_at": at + timedelta(seconds=kept)}
 
 
 RESULT_FILES = {
@@ -361,3 +372,7 @@ def upload_key(upload_id: str) -> str:
 
 
 Manifest = dict[str, Any]
+
+# How the queue calls a worker: by the name of a function that takes the job's id.
+TASK = "worker.task.restore_clip"
+CALL_KEPT_SECONDS = 3600  # by the queue once it has failed; the job's record stays

@@ -9,7 +9,6 @@ import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from typing import cast
 
 from redis.client import Pipeline
@@ -20,6 +19,8 @@ from rq.utils import utcparse
 
 from app import checks
 from app.contract import (
+    CALL_KEPT_SECONDS,
+    TASK,
     Job,
     JobError,
     JobMetrics,
@@ -37,10 +38,8 @@ from app.records import Also, IllegalTransition, Records, UnknownJob, nothing, n
 from app.settings import QUEUES, Settings
 from app.store import Store
 
-TASK = "worker.task.restore_clip"
 QUEUE_FULL_RETRY_SECONDS = 10
 JOB_ID = re.compile(r"job_[0-9a-z]{26}")
-FAILURE_TTL_SECONDS = 3600  # of RQ's own copy; the record stays
 
 
 @dataclass(frozen=True)
@@ -126,8 +125,7 @@ class Jobs:
         checks.find_uploads(job.request, self.records)
         self._check_room()
         request = job.request
-        if (deadline := _deadline(job)) is not None and deadline < now():
-            # Deadlines count from the job's creation. Whoever retries after one wants the result all the same.
+        if job.overdue(now()):  # whoever retries then wants the result all the same
             request = request.model_copy(update={"cancel_after_seconds": None})
         fresh = self._new(job_id, request, job.source, job.source.sha256, job.warnings)
 
@@ -181,7 +179,7 @@ class Jobs:
             job_id=job.id,
             timeout=-1,
             result_ttl=0,
-            failure_ttl=FAILURE_TTL_SECONDS,
+            failure_ttl=CALL_KEPT_SECONDS,
             description=f"restore {job.id}",
             pipeline=pipe,
         )
@@ -189,7 +187,7 @@ class Jobs:
     def _unqueue(self, pipe: Pipeline, job: Job) -> None:
         pipe.lrem(self._queues[job.request.priority].key, 0, job.id)
         # Not deleted: a worker may have taken the id a moment ago, and must find out from the record.
-        pipe.expire(QueuedJob.key_for(job.id), FAILURE_TTL_SECONDS)
+        pipe.expire(QueuedJob.key_for(job.id), CALL_KEPT_SECONDS)
 
     def _view(self, jobs: list[Job]) -> list[Job]:
         """With the number of jobs ahead of each: those in higher queues, then those in front of it in its own."""
@@ -228,6 +226,7 @@ class Jobs:
             warnings=warnings,
             seed=request.solver.seed,
             created_at=now(),
+            queued_at=now(),
             urls=job_urls(job_id),
         )
 
@@ -238,8 +237,7 @@ class Jobs:
 
     def _current(self, job: Job) -> Job:
         """The job, expired if its deadline passed while it was queued."""
-        deadline = _deadline(job)
-        if job.status is not JobStatus.queued or deadline is None or now() < deadline:
+        if job.status is not JobStatus.queued or not job.overdue(now()):
             return job
         detail = f"The job did not start within {job.request.cancel_after_seconds} seconds."
         try:
@@ -248,23 +246,15 @@ class Jobs:
             return self.records.get(job.id)
 
     def _end_queued(self, job: Job, to: JobStatus, error: JobError | None) -> Job:
-        ended = now()
-        kept = job.request.expires_after_seconds or self.settings.result_ttl_seconds
         moved = self.records.move(
             job.id,
             to,
             also=lambda pipe: self._unqueue(pipe, job),
             error=error,
-            completed_at=ended,
-            expires_at=ended + timedelta(seconds=kept),
+            **job.ending(now(), self.settings.result_ttl_seconds),
         )
         self.on_end(moved)
         return moved
-
-
-def _deadline(job: Job) -> datetime | None:
-    seconds = job.request.cancel_after_seconds
-    return None if seconds is None else job.created_at + timedelta(seconds=seconds)
 
 
 def _cursor(last: Job) -> str:

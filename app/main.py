@@ -4,7 +4,7 @@ import re
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from threading import Thread
 from types import FrameType
 from typing import Any
@@ -91,7 +91,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 def assemble(settings: Settings) -> Services:
     """All parts, joined."""
     settings.scratch.mkdir(parents=True, exist_ok=True)
-    release = installed_version()
+    release = version("vision-xl")
     records, store = Records(connect(settings)), Store(settings.files)
     jobs = Jobs(settings, records, store)
     metrics = Metrics(settings, jobs, release)
@@ -132,13 +132,6 @@ def connect(settings: Settings) -> Redis:
         # Once more on a connection that Redis closed while it lay idle; a slow answer is never asked for twice.
         retry=Retry(ConstantBackoff(0.05), 1, supported_errors=(RedisConnectionError,)),
     )
-
-
-def installed_version() -> str:
-    try:
-        return version("vision-xl")
-    except PackageNotFoundError:
-        return "0+source"
 
 
 class Server(uvicorn.Server):

@@ -21,13 +21,12 @@ from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
+from app.containers import HEAD_BYTES, demuxer_of
 from app.parent import tied_to
 from app.probe_frames import Question, Refusal, Seen, check_colour, check_size, look_at, report
 
 MEMORY: Final = 4 << 30  # bytes of address space: the frames a 4K decoder keeps, several times over
 OPEN_FILES: Final = 4  # standard streams, and the file
-_MOV: Final = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
-_PICTURES: Final = (b"avif", b"avis", b"heic", b"heix", b"heif", b"mif1", b"msf1")  # brands of mp4-like stills
 _HARMLESS: Final = ("SEI", "VPS", "APP")  # errors beside the picture: notes, repeated headers, camera data
 
 Log = list[tuple[int, str, str]]
@@ -57,25 +56,16 @@ def answer(question: Question) -> dict[str, Any]:
 
 
 def container_of(path: Path, kind: Literal["clip", "mask"]) -> str:
-    """The demuxer for a file, by its first bytes; no other is tried, whatever the file's name."""
+    """The demuxer for a file; no other is tried, whatever the file's name."""
     with path.open("rb") as file:
-        head = file.read(400)
+        head = file.read(HEAD_BYTES)
     if not head:
         raise Refusal("truncated_file", "The file is empty.")
-    if head[4:8] in _MOV and head[8:12] not in _PICTURES:
-        return "mov"
-    if head.startswith(b"\x1a\x45\xdf\xa3"):
-        return "matroska"
-    if head.startswith(b"RIFF") and head[8:12] == b"AVI ":
-        return "avi"
-    if any(head[at : at + 1] == head[at + step : at + step + 1] == b"G" for at, step in ((0, 188), (4, 192))):
-        return "mpegts"
-    if kind == "mask" and head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "png_pipe"
-    if kind == "mask" and head.startswith(b"\xff\xd8\xff"):
-        return "jpeg_pipe"
-    stills = ", PNG or JPEG" if kind == "mask" else ""
-    raise Refusal("unsupported_container", f"This is no MP4, MOV, Matroska, WebM, AVI or MPEG-TS file{stills}.")
+    form = demuxer_of(head, stills=kind == "mask")
+    if form is None:
+        stills = ", PNG or JPEG" if kind == "mask" else ""
+        raise Refusal("unsupported_container", f"This is no MP4, MOV, Matroska, WebM, AVI or MPEG-TS file{stills}.")
+    return form
 
 
 def cut_short(path: Path, form: str) -> bool:

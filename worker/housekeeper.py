@@ -21,7 +21,7 @@ from app.contract import JobStatus, result_key, upload_key
 from app.records import IllegalTransition, UnknownJob, now
 from app.settings import Settings
 from app.store import FoundFile, Store
-from worker.ledger import Ledger, overdue
+from worker.ledger import Ledger
 
 log = structlog.get_logger(__name__)
 
@@ -32,8 +32,8 @@ TIDY_SECONDS = 60  # from one pass to the next
 PASS_SECONDS = 2.0  # for each of the three kinds of things: meanwhile the worker takes no job
 JOBS_PER_PASS, FILES_PER_PASS = 100, 1000
 STORE_RETRY_SECONDS = 5
-UNCLAIMED = timedelta(hours=1)  # before that, the record of a file may be yet to come
-UNFINISHED = timedelta(days=1)  # the same for a file of which only a part is there
+UNFINISHED = timedelta(days=1)  # how long the rest of a file may take to come
+SCRATCH = timedelta(hours=1)  # how long a job's directory may be there before the job counts as live
 
 
 class Housekeeper:
@@ -63,7 +63,7 @@ class Housekeeper:
         places = self.ledger.places()
         unfinished = {job.id: job for job in self.records.live()}
         for job in unfinished.values():
-            if job.status is JobStatus.queued and overdue(job):
+            if job.status is JobStatus.queued and job.overdue(now()):
                 self.ledger.expired(job.id)
         self._give_back((unfinished.keys() | places.between) - places.waiting - places.leased, lease)
         for queue in self.ledger.queues.values():
@@ -109,7 +109,9 @@ class Housekeeper:
             self._looked_at = ""
 
     def _is_orphan(self, file: FoundFile) -> bool:
-        if now() - file.last_modified < (UNFINISHED if file.part else UNCLAIMED):
+        # Within its time, a file without a record tells of records that were lost, and may come back.
+        kept = UNFINISHED if file.part else timedelta(seconds=self.settings.upload_ttl_seconds)
+        if now() - file.last_modified < kept:
             return False
         upload_id = file.key.removeprefix(upload_key("")).partition("#")[0]
         return self.records.upload(upload_id) is None and not self.records.live_jobs_of(upload_id)
@@ -121,7 +123,7 @@ class Housekeeper:
             if time.monotonic() > until:
                 return
             with _tolerated(path=str(path)), suppress(FileNotFoundError):
-                old = time.time() - path.stat().st_mtime > UNCLAIMED.total_seconds()
+                old = time.time() - path.stat().st_mtime > SCRATCH.total_seconds()
                 if old and path.is_dir() and path.name.rpartition("-")[0] not in live:
                     shutil.rmtree(path)
                     log.info("scratch deleted", path=str(path))

@@ -11,7 +11,7 @@ these places, tells of a lost worker.
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, cast
 
 import structlog
@@ -23,16 +23,13 @@ from rq.executions import Execution
 from rq.job import Job as QueuedJob
 from rq.serializers import JSONSerializer
 
-from app.contract import TERMINAL, Job, JobError, JobStatus
+from app.contract import CALL_KEPT_SECONDS, TASK, TERMINAL, Job, JobError, JobStatus
 from app.records import IllegalTransition, Records, UnknownJob, now
 from app.settings import QUEUES, Settings
 from worker.control import INTERNAL_ERROR
 from worker.metrics import Metrics
 
 log = structlog.get_logger(__name__)
-
-TASK = "worker.task.restore_clip"
-FAILURE_TTL_SECONDS = 3600  # of RQ's own copy; the record stays
 
 LIVE = frozenset({JobStatus.starting, JobStatus.processing, JobStatus.finalizing})
 
@@ -122,7 +119,7 @@ class Ledger:
                 self.redis.lrem(queue.intermediate_queue_key, 0, job_id)
         elif job.status is not JobStatus.queued or self.records.cancel_asked_at(job_id):
             self.lost(job_id, None)
-        elif overdue(job):
+        elif job.overdue(now()):
             self.expired(job_id)
         else:
             return job
@@ -134,7 +131,7 @@ class Ledger:
         """Whether a job that runs has to stop: somebody wished so, or its deadline passed, which makes it a wish."""
         if self.records.cancel_asked_at(job.id):
             return True
-        if not overdue(job):
+        if not job.overdue(now()):
             return False
         self.records.ask_cancel(job.id)
         with suppress(IllegalTransition, UnknownJob):
@@ -251,9 +248,7 @@ class Ledger:
     def _push(self, pipe: Pipeline, job: Job) -> None:
         """To the front of its queue, as new."""
         queue = self.queues[job.request.priority]
-        call = queue.create_job(
-            TASK, (job.id,), job_id=job.id, timeout=-1, result_ttl=0, failure_ttl=FAILURE_TTL_SECONDS
-        )
+        call = queue.create_job(TASK, (job.id,), job_id=job.id, timeout=-1, result_ttl=0, failure_ttl=CALL_KEPT_SECONDS)
         queue._enqueue_job(call, pipeline=pipe, at_front=True)
         progress = job.progress.model_copy(update={"stage": "queued", "eta_seconds": None})
         pipe.set(f"vxl:job:{job.id}:progress", progress.model_dump_json(), xx=True)
@@ -275,20 +270,13 @@ class Ledger:
             pipe.execute()
 
     def _dates(self, job: Job, to: JobStatus) -> dict[str, datetime]:
-        if to not in TERMINAL:
-            return {}
-        kept = job.request.expires_after_seconds or self.settings.result_ttl_seconds
-        return {"completed_at": now(), "expires_at": now() + timedelta(seconds=kept)}
+        if to is JobStatus.queued:
+            return {"queued_at": now()}
+        return job.ending(now(), self.settings.result_ttl_seconds) if to in TERMINAL else {}
 
     def _tell(self, job: Job) -> None:
         log.info("job ended", job_id=job.id, status=job.status, code=job.error.code if job.error else None)
         self.metrics.job_ended(job, self.records.cancel_asked_at(job.id))
-
-
-def overdue(job: Job) -> bool:
-    """Past the deadline that the client set."""
-    seconds = job.request.cancel_after_seconds
-    return seconds is not None and job.created_at + timedelta(seconds=seconds) <= now()
 
 
 def _uncounted(job: Job) -> Verdict:

@@ -2,7 +2,7 @@
 
 import socket
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from uuid import uuid4
 
 import structlog
@@ -32,7 +32,7 @@ def main(loader: str = "worker.task:load") -> int:
         return 2
     # Not the process's number alone: in a container every worker has the same.
     name = f"{socket.gethostname()}-{uuid4().hex[:6]}"
-    metrics = Metrics(name, _version(), settings.model)
+    metrics = Metrics(name, version("vision-xl"), settings.model)
     server = None
     if settings.metrics_port:
         try:
@@ -45,13 +45,6 @@ def main(loader: str = "worker.task:load") -> int:
         server.shutdown()
         server.server_close()
     return 0
-
-
-def _version() -> str:
-    try:
-        return version("vision-xl")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 if __name__ == "__main__":

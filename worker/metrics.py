@@ -35,7 +35,7 @@ HISTOGRAMS: dict[str, tuple[str, list[str], tuple[float, ...]]] = {
         FRAME_SECONDS,
     ),
     "visionxl_job_duration_seconds": ("From the start of a job to its end", ["task", "status"], JOB_SECONDS),
-    "visionxl_job_queue_wait_seconds": ("From the creation of a job to its start", ["priority"], WAIT_SECONDS),
+    "visionxl_job_queue_wait_seconds": ("From a job's entry into its queue to its start", ["priority"], WAIT_SECONDS),
     "visionxl_cancel_latency_seconds": ("From the wish to cancel to the end of the job", [], CANCEL_SECONDS),
 }
 COUNTERS = {

@@ -13,10 +13,9 @@ from av.packet import Packet
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
+from app.containers import HEAD_BYTES, demuxer_of
 from worker.colour import BT709, LIMITED
 
-_CLIPS: Final = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts"
-_STILLS: Final = ",png_pipe,jpeg_pipe"
 _AUDIO_OF_MP4: Final = frozenset({"aac", "mp3", "ac3", "eac3", "alac", "flac", "opus"})
 
 # The same frames must make the same bytes. Those depend on how many threads encode, so that is fixed; and macroblock
@@ -25,10 +24,16 @@ _X264: Final = {"preset": "medium", "threads": "4", "x264-params": "mbtree=0"}
 
 
 def opened(path: Path, stills: bool = False) -> InputContainer:
-    """A file with video, or also a still picture; playlists and the like, which name other files, are not opened."""
-    formats = _CLIPS + (_STILLS if stills else "")
-    guard = {"protocol_whitelist": "file", "format_whitelist": formats, "max_streams": "16"}
-    return av.open(str(path), "r", container_options=guard, metadata_errors="replace")
+    """A file with video, or also a still picture, by the demuxer that the probe took it with.
+
+    Raises ValueError for any other file: playlists and the like, which name other files, are not opened.
+    """
+    with path.open("rb") as file:
+        form = demuxer_of(file.read(HEAD_BYTES), stills)
+    if form is None:
+        raise ValueError(f"{path.name} is no video file that can be read")
+    guard = {"protocol_whitelist": "file", "format_whitelist": form, "max_streams": "16"}
+    return av.open(str(path), "r", format=form, container_options=guard, metadata_errors="replace")
 
 
 def video_of(container: InputContainer) -> VideoStream:

@@ -8,7 +8,6 @@ import json
 import shutil
 import time
 from dataclasses import asdict
-from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -97,7 +96,7 @@ class Restorer:
         started = now()
         changes: dict[str, Any] = {"attempt": job.attempt + 1, "version": self.version}
         if job.started_at is None:
-            waited = (started - job.created_at).total_seconds()
+            waited = (started - job.queued_at).total_seconds()
             changes |= {"started_at": started, "metrics": JobMetrics(queue_seconds=round(waited, 3))}
         job = self._move(job, JobStatus.starting, **changes)
         for left_behind in self.settings.scratch.glob(f"{job_id}-*"):
@@ -184,8 +183,6 @@ class Restorer:
         """Write the manifest, put all files into the store, and only then say that the job succeeded."""
         frames, _, height, width = problem.lifted.shape
         size, digest = files["output"].stat().st_size, _sha256(files["output"])
-        ended = now()
-        kept = job.request.expires_after_seconds or self.settings.result_ttl_seconds
         changes: dict[str, Any] = {
             "output": OutputInfo(width=width, height=height, frames=frames, bytes=size, sha256=digest),
             "metrics": job.metrics.model_copy(
@@ -198,8 +195,7 @@ class Restorer:
                 }
             ),
             "warnings": [*job.warnings, *left_out],
-            "completed_at": ended,
-            "expires_at": ended + timedelta(seconds=kept),
+            **job.ending(now(), self.settings.result_ttl_seconds),
         }
         manifest = self._manifest(job.model_copy(update=changes), problem, meter)
         files["manifest"] = files["output"].with_name(RESULT_FILES["manifest"])

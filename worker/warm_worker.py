@@ -24,12 +24,12 @@ from rq.job import Job as QueuedJob
 from rq.utils import now as rq_now
 from rq.worker import Worker
 
-from app.contract import Job
+from app.contract import TASK, Job
 from app.records import now
 from app.settings import QUEUES, Settings
 from worker.horse import Ended, Observed
 from worker.housekeeper import Housekeeper
-from worker.ledger import TASK, Lease, LeaseLost, Ledger
+from worker.ledger import Lease, LeaseLost, Ledger
 from worker.metrics import Metrics
 from worker.run import Run
 from worker.stable import Horse, HorseGone, Stable
@@ -155,7 +155,7 @@ class WarmWorker(Worker):
         horse = self.stable.horse
         assert horse is not None
         if run.job.attempt == 0:
-            self.metrics.job_started(run.job, (now() - run.job.created_at).total_seconds())
+            self.metrics.job_started(run.job, (now() - run.job.queued_at).total_seconds())
         horse.run(run.job.id)
         try:
             while True:

@@ -6,11 +6,10 @@ from typing import Any, cast
 from redis import Redis
 from rq import Queue
 
-from app.contract import Job, JobRequest, JobSource, JobStatus, Progress, job_urls
+from app.contract import TASK, Job, JobRequest, JobSource, JobStatus, Progress, job_urls
 from app.ids import new_id
 from app.records import Records, now
 from tests.processes import wait_until
-from worker.ledger import TASK
 
 
 class Service:
@@ -41,6 +40,7 @@ class Service:
             progress=Progress(stage="queued", percent=0),
             seed=42,
             created_at=now(),
+            queued_at=now(),
             urls=job_urls(job_id),
         )
         queue = Queue(priority, connection=self.redis, serializer="json")

@@ -31,7 +31,7 @@ def service(redis_client: Redis) -> Service:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(data_dir=tmp_path, lease_seconds=0.05)
+    return Settings(data_dir=tmp_path, lease_seconds=0.05, upload_ttl_seconds=3600)
 
 
 @pytest.fixture
@@ -159,6 +159,17 @@ def test_an_upload_goes_once_nobody_needs_it(service: Service, settings: Setting
     service.end(job_id)
     employ().tidy()
     assert [path.exists() for path in files] == [False, True, False]
+
+
+def test_an_upload_whose_record_may_come_back_stays(
+    redis_client: Redis, service: Service, settings: Settings, employ: Employ
+) -> None:
+    """Redis was emptied, say by a restart without its file; within its time the upload is still somebody's."""
+    service.submit(upload_id=(young := new_id("up")))
+    files = [upload_file(young, settings, hours_old=0.9), upload_file(new_id("up"), settings, hours_old=1.1)]
+    redis_client.flushdb()
+    employ().tidy()
+    assert [path.exists() for path in files] == [True, False]
 
 
 def test_an_upload_in_progress_is_left_alone(settings: Settings, employ: Employ) -> None:

@@ -446,8 +446,15 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 def test_a_playlist_is_not_opened(tmp_path: Path) -> None:
     media.clip(tmp_path / "secret.mp4")
     (tmp_path / "in.mp4").write_text("ffconcat version 1.0\nfile secret.mp4\n")
-    with pytest.raises(av.FFmpegError):
+    with pytest.raises(ValueError, match="no video file"):
         read_clip(tmp_path / "in.mp4")
+
+
+def test_the_name_of_a_file_means_nothing(tmp_path: Path) -> None:
+    """The worker opens by the first bytes, as the probe does."""
+    media.clip(tmp_path / "clip.mp4")
+    renamed = (tmp_path / "clip.mp4").rename(tmp_path / "clip.ts")
+    assert len(read_clip(renamed).frames) > 0
 
 
 def test_a_preview_is_small_and_even(tmp_path: Path) -> None:

@@ -17,12 +17,11 @@ from redis import Redis
 from rq import Queue
 
 from app import embedded_redis
-from app.contract import JobStatus
+from app.contract import TASK, JobStatus
 from app.embedded_redis import EmbeddedRedis
 from app.records import now
 from tests.processes import alive, wait_until
 from tests.worker.front_end import Service
-from worker.ledger import TASK
 
 ROOT = Path(__file__).parents[2]
 FAST = {
