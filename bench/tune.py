@@ -25,7 +25,7 @@ from worker.solver.schedule import Schedule
 from worker.tuning import BUNDLED_ELSE, Tuning
 from worker.video import read_clip
 
-AXES = ("tau", "eta", "lowpass", "floor", "slope")
+AXES = ("tau", "eta", "lowpass", "floor", "slope", "chroma")
 
 
 def tuned(problem: Problem, prior: DiffusersPrior, settings: SolverSettings, tuning: Tuning) -> Problem:

@@ -118,8 +118,9 @@ def mask_of_last(operator: Chain) -> Tensor | None:
 def solve(prior: DiffusersPrior, problem: Problem, settings: contract.SolverSettings, watch: Watch = nobody) -> Tensor:
     """The restored clip, (T, 3, H, W) in [-1, 1]."""
     tuning, sampling = problem.tuning, problem.sampling
+    noise = 2 * problem.noise_sigma
     data_step = proximal(
-        problem.operator, problem.y, sampling.schedule, 2 * problem.noise_sigma, tuning.floor, tuning.slope
+        problem.operator, problem.y, sampling.schedule, noise, tuning.floor, tuning.slope, tuning.chroma
     )
     generator = torch.Generator().manual_seed(settings.seed)
     prompted = prior.prompted(settings.prompt, settings.guidance)

@@ -7,7 +7,7 @@ from app.contract import Degradation, Task, degradations_of, task_of
 
 @dataclass(frozen=True)
 class Tuning:
-    """tau, eta, lowpass as in SolverSettings; floor and slope as in worker.solver.data_step.proximal.
+    """tau, eta, lowpass as in SolverSettings; floor, slope and chroma as in worker.solver.data_step.proximal.
 
     The first three default to the paper's values.
     """
@@ -17,6 +17,7 @@ class Tuning:
     lowpass: float = 1.41
     floor: float = 0.06
     slope: float = 0.06
+    chroma: float = 1
 
 
 PAPER = Tuning()

@@ -6,6 +6,9 @@
 with sigma_y the noise of the measurement and r how far x0 may be off. The published solver leaves rho out and stops
 conjugate gradients early; on 8-bit video that diverges (docs/algorithm.md).
 
+Brightness and colour may have a rho each. H.264 keeps colour at half the resolution, while colour of photographs has
+little detail to lose, so that there the prior's word counts for more.
+
 A A^T is inverted in closed form wherever A = M (x) B, M mixing frames and B acting on each frame alike:
 - M = U S V^T by a singular value decomposition of a matrix the size of the clip's length;
 - B of blurs and mean-pools: B B^T is diagonal under the DCT-II, as mirrored edges stay mirrored;
@@ -25,14 +28,22 @@ from torch import Tensor
 from worker.solver.operators import Chain, Downsample, GaussianBlur, Mask, Operator, TemporalAverage, mix_frames
 from worker.solver.schedule import Schedule
 
+# Rows: brightness, red - blue, green - magenta. Orthonormal, so that white noise stays white.
+OPPONENT = torch.tensor(
+    [[1 / 3**0.5, 1 / 3**0.5, 1 / 3**0.5], [1 / 2**0.5, 0, -1 / 2**0.5], [-1 / 6**0.5, 2 / 6**0.5, -1 / 6**0.5]],
+    dtype=torch.float64,
+)
+
+Rho = float | Tensor  # one for all, or one for each channel, (C, 1, 1)
+
 
 class Gram(Protocol):
     """Solves (A A^T + rho I) u = r for u."""
 
-    def solve(self, residual: Tensor, rho: float) -> Tensor: ...
+    def solve(self, residual: Tensor, rho: Rho) -> Tensor: ...
 
 
-def data_step(operator: Operator, gram: Gram | None, x0: Tensor, y: Tensor, rho: float) -> Tensor:
+def data_step(operator: Operator, gram: Gram | None, x0: Tensor, y: Tensor, rho: Rho) -> Tensor:
     """argmin_x ||y - A x||^2 + rho ||x - x0||^2 over the whole clip.
 
     x0: (T, C, H, W). y: (T', C, H', W'). rho: > 0. gram: from `closed_form`; None runs conjugate gradients.
@@ -50,23 +61,35 @@ def proximal(
     noise: float,
     floor: float = 0.06,
     slope: float = 0.06,
+    chroma: float = 1,
 ) -> Callable[[Tensor, int], Tensor]:
     """The data step at timestep t, with rho_t = (noise / r_t)^2 and r_t = floor + slope * sqrt((1 - abar_t) / abar_t).
 
-    noise: standard deviation of y's noise, > 0, on the [-1, 1] scale of y. floor: how far off the autoencoder leaves
-    its best estimates; slope: how much of the latents' noise ends up in the estimate; both RMS, on the same scale.
+    noise: standard deviation of y's noise, > 0, on the [-1, 1] scale of y. floor: how far off the prior's last
+    estimate may be; slope: how much of the latents' noise ends up in the estimate; both RMS, on the same scale.
+    chroma: how many times rho_t is to be for colour. y: (T', 3, H', W').
     """
     gram = closed_form(operator, y)
+    weights = y.new_tensor([1, chroma, chroma]).view(3, 1, 1)
+    opponent = None if chroma == 1 else mix_channels(OPPONENT, y)
 
     def step(x0: Tensor, t: int) -> Tensor:
-        reach = floor + slope * schedule.noise(t) / schedule.signal(t)
-        return data_step(operator, gram, x0, y, rho=(noise / reach) ** 2)
+        rho = (noise / (floor + slope * schedule.noise(t) / schedule.signal(t))) ** 2
+        if opponent is None:
+            return data_step(operator, gram, x0, y, rho)
+        x = data_step(operator, gram, mix_channels(OPPONENT, x0), opponent, rho * weights)
+        return mix_channels(OPPONENT.T, x)
 
     return step
 
 
+def mix_channels(matrix: Tensor, x: Tensor) -> Tensor:
+    """(T, C, H, W) -> (T, C', H, W): the same matrix (C', C) for every pixel."""
+    return torch.einsum("ij,tjhw->tihw", matrix.to(x), x)
+
+
 def conjugate_gradients(
-    operator: Operator, b: Tensor, rho: float, tolerance: float = 1e-5, max_iterations: int = 300
+    operator: Operator, b: Tensor, rho: Rho, tolerance: float = 1e-5, max_iterations: int = 300
 ) -> Tensor:
     """Solve (A^T A + rho I) x = b from x = 0 (Hestenes and Stiefel 1952), to a residual of tolerance * ||b||.
 
@@ -109,7 +132,7 @@ class MixedGram:
     spectrum: Tensor
     dct: bool
 
-    def solve(self, residual: Tensor, rho: float) -> Tensor:
+    def solve(self, residual: Tensor, rho: Rho) -> Tensor:
         u = residual.clone() if self.frames is None else mix_frames(self.frames.T, residual)
         for n in range(len(u)):  # frame by frame: the transforms then need no second clip
             weight = 1 if self.weights is None else self.weights[n]

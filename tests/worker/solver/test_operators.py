@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from worker.solver.data_step import closed_form, conjugate_gradients, data_step
+from worker.solver.data_step import closed_form, conjugate_gradients, data_step, proximal
 from worker.solver.operators import Boundary, Chain, Downsample, GaussianBlur, Mask, Operator, TemporalAverage
+from worker.solver.schedule import Schedule, scaled_linear
 
 FRAMES, HEIGHT, WIDTH = 5, 8, 12
 
@@ -85,6 +86,22 @@ def test_data_step_solves_the_proximal_problem(operator: Chain, rho: float) -> N
         assert torch.linalg.norm(normal @ x - right) <= 1e-5 * torch.linalg.norm(normal @ x0.flatten() - right)
     else:
         torch.testing.assert_close(x, torch.linalg.solve(normal, right), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("operator", [CLOSED[3], CLOSED[-1], ITERATED[0]], ids=name)
+def test_colour_may_weigh_otherwise_than_brightness(operator: Chain) -> None:
+    """Each of the three components is what it would be alone, under its own rho."""
+    x0 = random(FRAMES, 3, HEIGHT, WIDTH)
+    y = random(*operator.A(x0).shape)
+    schedule = Schedule.leading(scaled_linear(), 25, 0.3)
+    noise, t = 0.02, 121
+    rho = (noise / (0.1 + 0.06 * schedule.noise(t) / schedule.signal(t))) ** 2
+    x = proximal(operator, y, schedule, noise, floor=0.1, chroma=16)(x0, t)
+    for component, weight in (([1.0, 1, 1], 1), ([1.0, 0, -1], 16), ([-1.0, 2, -1], 16)):
+        row = torch.tensor(component, dtype=torch.float64).view(3, 1, 1)
+        one, x0_one, y_one = ((z * row).sum(1, keepdim=True) for z in (x, x0, y))
+        alone = data_step(operator, closed_form(operator, y_one), x0_one, y_one, weight * rho)
+        torch.testing.assert_close(one, alone, rtol=1e-4, atol=1e-4 if operator in ITERATED else 1e-12)
 
 
 @pytest.mark.parametrize("shape", [(1, 7, 9), (2, 6, 9), (9, 1, 5)])
