@@ -7,7 +7,7 @@ from torch import Tensor
 
 from app import contract
 from worker.solver.data_step import proximal
-from worker.solver.noise import estimate_noise
+from worker.solver.noise import estimate_noise, noise_on_black
 from worker.solver.operators import Chain, Downsample, GaussianBlur, Mask, Operator, TemporalAverage
 from worker.solver.prior import DiffusersPrior
 from worker.solver.restore import Sampling, Watch, nobody, restore
@@ -101,11 +101,13 @@ def pose(
     )
     y = 2 * measured.to(prior.device, torch.float32) - 1
     known = mask_of_last(operator)
+    hidden = 0.0  # noise that only lost pixels show
     if known is not None:
         if known.shape[0] not in (1, len(y)) or known.shape[-2:] != y.shape[-2:]:
             raise ValueError(f"the mask is {tuple(known.shape)}, which does not fit a clip of {tuple(y.shape)}")
+        hidden = noise_on_black((y + 1) / 2, known)
         y = y * known  # whatever the file holds where pixels are lost, it is no measurement
-    sigma = estimate_noise(y / 2, known) if noise_sigma is None else max(noise_sigma, LEAST_NOISE)
+    sigma = max(estimate_noise(y / 2, known), hidden) if noise_sigma is None else max(noise_sigma, LEAST_NOISE)
     return Problem(operator, y, operator.lift(y), sigma, sampling, tuned)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 COMPRESSION = 1.0 / 255  # what H.264 leaves at visually lossless settings; rounding to 8 bits alone leaves 0.29 / 255
 ENOUGH = 1000  # responses below which there is nothing to estimate from
 SAMPLES = 1 << 20
+BLACK = 0.05  # mean of lost pixels, beyond which they are not taken for black ones with noise
 
 
 def estimate_noise(y: Tensor, known: Tensor | None = None, floor: float = COMPRESSION) -> float:
@@ -30,6 +31,20 @@ def estimate_noise(y: Tensor, known: Tensor | None = None, floor: float = COMPRE
     if fine is None or coarse is None:
         return floor
     return max(floor, math.sqrt(4 / 3 * max(0.0, fine**2 - coarse**2)))
+
+
+def noise_on_black(y: Tensor, known: Tensor) -> float:
+    """Standard deviation of the noise of y in [0, 1], by what a lossy file holds where pixels were lost and sent black.
+
+    Of noise around black one half is cut off, so the root of twice the mean square is meant. 0 where lost pixels are
+    not black, or none are lost. A wide hole, black all over, compresses without noise: take it for a lower bound.
+
+    y: (T, 3, H, W). known: (1 or T, 1, H, W) of 0 and 1.
+    """
+    lost = y.float()[(known == 0).expand_as(y)]
+    if len(lost) == 0 or float(lost.mean()) > BLACK:
+        return 0.0
+    return math.sqrt(2 * float(lost.square().mean()))
 
 
 def _response(y: Tensor, known: Tensor) -> float | None:

@@ -1,13 +1,15 @@
 """The noise estimate, on a real clip."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
 from worker.demo import SAMPLE
-from worker.solver.noise import COMPRESSION, estimate_noise
+from worker.solver.noise import COMPRESSION, estimate_noise, noise_on_black
 from worker.solver.operators import Downsample, GaussianBlur
-from worker.video import read_clip
+from worker.video import read_clip, write_clip
 
 
 @pytest.fixture(scope="module")
@@ -45,3 +47,20 @@ def test_lost_pixels_count_for_nothing(clip: Tensor) -> None:
 def test_a_mask_without_neighbours_gives_the_floor(clip: Tensor) -> None:
     known = (torch.rand(1, 1, *clip.shape[-2:], generator=torch.Generator().manual_seed(0)) > 0.5).float()
     assert estimate_noise(noisy(clip, 10 / 255) * known, known) == COMPRESSION
+
+
+@pytest.mark.parametrize("crf", [4, 10, 20])
+def test_lost_pixels_sent_black_show_what_compression_left(clip: Tensor, crf: int, tmp_path: Path) -> None:
+    known = (torch.rand(1, 1, *clip.shape[-2:], generator=torch.Generator().manual_seed(0)) > 0.5).float()
+    source = read_clip(SAMPLE, 5)
+    write_clip(tmp_path / "y.mp4", clip * known, source, pts=source.pts, crf=crf, full_chroma=True)
+    y = read_clip(tmp_path / "y.mp4").frames.float()
+    real = float((y - clip)[known.bool().expand_as(y)].std())
+    assert noise_on_black(y, known) == pytest.approx(real, rel=0.3)
+
+
+def test_lost_pixels_that_are_not_black_show_nothing(clip: Tensor) -> None:
+    known = torch.ones(1, 1, *clip.shape[-2:])
+    assert noise_on_black(clip, known) == 0
+    known[..., 40:100, 60:120] = 0
+    assert noise_on_black(clip, known) == 0
