@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from diffusers import (
+    AutoencoderDC,
     AutoencoderKL,
     AutoencoderTiny,
     AutoModel,
@@ -15,6 +16,9 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTinyOutput
+from diffusers.models.autoencoders.vae import EncoderOutput
+from diffusers.utils import BaseOutput
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import snapshot_download
 from torch import Tensor
@@ -48,7 +52,7 @@ class DiffusersPrior:
     directory: Path
     variant: str | None
     unet: UNet2DConditionModel
-    vae: AutoencoderKL | AutoencoderTiny
+    vae: AutoencoderKL | AutoencoderTiny | AutoencoderDC
     abar: Tensor
     weights_sha256: str
     empty: Prompt
@@ -72,7 +76,9 @@ class DiffusersPrior:
     @property
     def factor(self) -> int:
         """Pixels per latent, along one axis."""
-        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+        config = self.vae.config
+        levels = config.get("block_out_channels") or config.encoder_block_out_channels
+        return int(2 ** (len(levels) - 1))
 
     @property
     def multiple(self) -> int:
@@ -91,7 +97,7 @@ class DiffusersPrior:
         h, w = x.shape[-2:]
         padded = mirror(x, -h % self.multiple, -w % self.multiple)
         out = self.vae.encode(padded.to(self.vae.dtype).contiguous(memory_format=torch.channels_last))
-        z = out.latents if hasattr(out, "latents") else out.latent_dist.mode()
+        z = posterior_mode(out)
         scaled: Tensor = (at_least_float32(z) - self._shift) * float(self.vae.config.scaling_factor)
         return scaled
 
@@ -200,6 +206,19 @@ def text_states(
     with torch.no_grad():
         states, _, pooled, _ = pipeline.encode_prompt(text, device=device, do_classifier_free_guidance=False)
     return states.to(dtype), pooled.to(dtype)
+
+
+def posterior_mode(encoded: BaseOutput) -> Tensor:
+    """The latents (B, C, h, w), under the name that each kind of autoencoder has for them."""
+    z: Tensor
+    match encoded:
+        case AutoencoderTinyOutput():
+            z = encoded.latents
+        case EncoderOutput():
+            z = encoded.latent
+        case _:
+            z = encoded.latent_dist.mode()
+    return z
 
 
 def at_least_float32(x: Tensor) -> Tensor:

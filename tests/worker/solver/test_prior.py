@@ -3,10 +3,11 @@
 import gc
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from safetensors.torch import load_file
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
@@ -84,6 +85,19 @@ def test_another_autoencoder_takes_the_place_of_the_pipelines(directory: Path, t
     own, other = load_prior(str(directory)), load_prior(str(directory), vae=str(tmp_path))
     assert other.vae.config.scaling_factor == 0.5
     assert own.weights_sha256 != other.weights_sha256
+
+
+def test_a_distilled_autoencoder_will_do(directory: Path, tmp_path: Path) -> None:
+    """TAESD's kind, whose latents go by another name."""
+    torch.manual_seed(0)
+    widths: dict[str, Any] = {f"{side}_block_out_channels": (8,) * 4 for side in ("encoder", "decoder")}
+    AutoencoderTiny(num_encoder_blocks=(1,) * 4, num_decoder_blocks=(1,) * 4, **widths).save_pretrained(tmp_path)
+    prior, x = load_prior(str(directory), vae=str(tmp_path)), torch.rand(1, 3, 32, 48) * 2 - 1
+    with torch.inference_mode():
+        z = prior.encode(x)
+        assert (prior.factor, z.shape) == (8, (1, 4, 4, 6))
+        torch.testing.assert_close(z, prior.vae.encode(x).latents)
+        assert prior.decode(z, (32, 48)).shape == x.shape
 
 
 def test_nothing_but_safetensors_is_read(directory: Path, tmp_path: Path) -> None:
