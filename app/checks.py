@@ -1,6 +1,7 @@
 """Does the request fit the clip? Asked before a job is queued, not once a GPU has it."""
 
-from app.contract import Downsample, JobRequest, Mask, MediaInfo, TemporalAverage, Upload
+from app.contract import JobRequest, MediaInfo, Upload
+from app.degradations import Downsample, Mask, TemporalAverage
 from app.errors import FieldError, Problem, invalid
 from app.records import Records
 from app.settings import Settings

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.contract import Degradation
+from app.degradations import Degradation
 from app.probe import Refused
 from app.records import IllegalTransition, UnknownJob
 

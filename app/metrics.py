@@ -16,7 +16,8 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 
-from app.contract import Job, task_of
+from app.contract import Job
+from app.degradations import task_of
 from app.jobs import Jobs
 from app.settings import Settings
 

@@ -24,7 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from app.contract import SolverSettings, Task, degradations_of
+from app.contract import SolverSettings
+from app.degradations import Task, degradations_of
 from worker.measures import psnr, sharpness, ssim
 from worker.solve import Problem, operator_of, pose, solve
 from worker.solver.data_step import closed_form, data_step

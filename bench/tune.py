@@ -17,7 +17,8 @@ from quality import SIX, best_data_alone, degrade, posed
 from rich.console import Console
 from rich.table import Table
 
-from app.contract import SolverSettings, Task
+from app.contract import SolverSettings
+from app.degradations import Task
 from worker.measures import psnr
 from worker.solve import Problem, solve
 from worker.solver.prior import DiffusersPrior, load_prior

@@ -21,7 +21,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from torch import Tensor
 
-from app.contract import Task, degradations_of
+from app.degradations import Task, degradations_of
 from worker.measures import psnr, sharpness, ssim
 from worker.solve import operator_of
 from worker.video import Clip, read_clip, write_clip

@@ -11,7 +11,8 @@ from wsgiref.simple_server import WSGIServer
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
-from app.contract import Job, JobStatus, task_of
+from app.contract import Job, JobStatus
+from app.degradations import task_of
 
 log = structlog.get_logger(__name__)
 

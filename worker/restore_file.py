@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from app.contract import Degradation, OutputSettings, SolverSettings, Task, degradations_of
+from app.contract import OutputSettings, SolverSettings
+from app.degradations import Degradation, Task, degradations_of
 from app.settings import Settings
 from worker.solve import Problem, pose, solve
 from worker.solver.prior import DiffusersPrior

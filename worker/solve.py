@@ -5,7 +5,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from app import contract
+from app import degradations as stated
+from app.contract import SolverSettings
+from app.degradations import Degradation
 from worker.solver.data_step import proximal
 from worker.solver.noise import estimate_noise, noise_on_black
 from worker.solver.operators import Chain, Downsample, GaussianBlur, Mask, Operator, TemporalAverage
@@ -51,18 +53,18 @@ class Problem:
         return float((self.y - self.operator.A(x)).square().mean().sqrt()) / 2
 
 
-def operator_of(degradations: list[contract.Degradation], mask: Tensor | None) -> Chain:
+def operator_of(degradations: list[Degradation], mask: Tensor | None) -> Chain:
     """The operators a client's list stands for. mask: (1 or T, 1, H, W) of 0 and 1."""
     operators: list[Operator] = []
     for degradation in degradations:
         match degradation:
-            case contract.Downsample():
+            case stated.Downsample():
                 operators.append(Downsample(degradation.factor))
-            case contract.GaussianBlur():
+            case stated.GaussianBlur():
                 operators.append(GaussianBlur(degradation.sigma))
-            case contract.TemporalAverage():
+            case stated.TemporalAverage():
                 operators.append(TemporalAverage(degradation.window, degradation.boundary))
-            case contract.Mask():
+            case stated.Mask():
                 if mask is None:
                     raise ValueError("a mask is stated but none is given")
                 operators.append(Mask(mask))
@@ -72,10 +74,10 @@ def operator_of(degradations: list[contract.Degradation], mask: Tensor | None) -
 def pose(
     prior: DiffusersPrior,
     measured: Tensor,
-    degradations: list[contract.Degradation],
+    degradations: list[Degradation],
     mask: Tensor | None,
     noise_sigma: float | None,
-    settings: contract.SolverSettings,
+    settings: SolverSettings,
     micro_batch: int,
 ) -> Problem:
     """Set up what is to be solved.
@@ -117,7 +119,7 @@ def mask_of_last(operator: Chain) -> Tensor | None:
     return last.known if isinstance(last, Mask) else None
 
 
-def solve(prior: DiffusersPrior, problem: Problem, settings: contract.SolverSettings, watch: Watch = nobody) -> Tensor:
+def solve(prior: DiffusersPrior, problem: Problem, settings: SolverSettings, watch: Watch = nobody) -> Tensor:
     """The restored clip, (T, 3, H, W) in [-1, 1]."""
     tuning, sampling = problem.tuning, problem.sampling
     noise = 2 * problem.noise_sigma

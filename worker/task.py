@@ -19,18 +19,8 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from app.contract import (
-    RESULT_FILES,
-    Job,
-    JobMetrics,
-    JobStatus,
-    Manifest,
-    OutputInfo,
-    Version,
-    result_key,
-    task_of,
-    upload_key,
-)
+from app.contract import RESULT_FILES, Job, JobMetrics, JobStatus, Manifest, OutputInfo, Version, result_key, upload_key
+from app.degradations import task_of
 from app.records import IllegalTransition, Records, now
 from app.settings import Settings
 from app.store import Store

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from app.contract import Degradation, Task, degradations_of, task_of
+from app.degradations import Degradation, Task, degradations_of, task_of
 
 
 @dataclass(frozen=True)

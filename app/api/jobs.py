@@ -12,7 +12,8 @@ from starlette.concurrency import run_in_threadpool
 
 from app.api.bounded import Bounded
 from app.api.wiring import JobId, Services, Wired
-from app.contract import Job, JobRequest, JobStatus, task_of
+from app.contract import Job, JobRequest, JobStatus
+from app.degradations import task_of
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=Bounded)
 
