@@ -4,10 +4,10 @@ import re
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 from threading import Thread
 from types import FrameType
-from typing import Any
 from wsgiref.simple_server import WSGIServer
 
 import structlog
@@ -15,6 +15,7 @@ import uvicorn
 from anyio import CapacityLimiter
 from asgi_correlation_id import CorrelationIdMiddleware
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 from redis import Redis
 from redis.backoff import ConstantBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -44,13 +45,6 @@ NO_REDIS = "VXL_REDIS_URL is not set: the API needs the Redis that its workers u
 log = structlog.get_logger(__name__)
 
 
-class Api(FastAPI):
-    """An application whose schema shows what its errors look like."""
-
-    def openapi(self) -> dict[str, Any]:
-        return errors.openapi(self)
-
-
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The application with its parts; `uvicorn app.main:create_app --factory` runs it."""
     settings = settings or Settings()
@@ -67,13 +61,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             server[1].join()
         services.records.redis.close()
 
-    app = Api(
+    app = FastAPIOffline(  # its pages of documentation bring all they show with them
         title="VISION-XL",
         version=services.version,
         description=DESCRIPTION,
         lifespan=lifespan,
         responses=errors.RESPONSES,
     )
+    app.openapi = partial(errors.openapi, app)  # type: ignore[method-assign]
     app.state.services = services
     for part in (uploads, jobs, events, results, system):
         app.include_router(part.router)

@@ -1,6 +1,7 @@
 """Health, limits, models, metrics, the schema."""
 
 import json
+import re
 import socket
 import time
 from collections.abc import Callable
@@ -138,7 +139,11 @@ def test_the_schema_shows_examples_and_errors(api: httpx.Client) -> None:
     assert "application/octet-stream" in schema["paths"]["/v1/uploads"]["post"]["requestBody"]["content"]
     assert "video/mp4" in schema["paths"]["/v1/jobs/{job_id}/output"]["get"]["responses"]["200"]["content"]
     resolve(schema, schema)
-    assert "VISION-XL" in api.get("/docs").text
+    page = api.get("/docs").text
+    assert "VISION-XL" in page
+    assert "https://" not in page  # readable where there is no internet
+    for asset in re.findall(r'(?:href|src)="([^"]+)"', page):
+        assert api.get(asset).status_code == 200
 
 
 def resolve(node: Any, schema: dict[str, Any]) -> None:
