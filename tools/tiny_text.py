@@ -38,7 +38,7 @@ def config(width: int, projection: int, vocabulary: int) -> CLIPTextConfig:
     )
 
 
-def save_text_parts(target: Path, width: int, pooled: int, autoencoder: str = "AutoencoderTiny") -> None:
+def save_text_parts(target: Path, width: int, pooled: int, autoencoder: str = "AutoencoderDC") -> None:
     """Write tokenizers, text encoders (their states together `width` wide) and model_index.json under `target`."""
     words = tokenizer()
     torch.manual_seed(0)

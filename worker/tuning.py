@@ -22,17 +22,17 @@ class Tuning:
 
 PAPER = Tuning()
 
-# For the bundled checkpoint, found by bench/tune.py on two clips in motion (docs/quality.md). So small a prior is sure
-# of details at low noise only: sampling starts later than in the paper, and all renoising is fresh.
+# For the bundled checkpoint, found by bench/tune.py on two clips in motion (docs/quality.md). What a blur took from
+# single frames wants as much noise as in the paper; where known detail is near, so small a prior does best on little.
 BUNDLED: dict[Task, Tuning] = {
-    Task.deblur: Tuning(tau=0.05, eta=1, floor=0.1),
-    Task.deblur_plus: Tuning(tau=0.05, eta=1, floor=0.1),
-    Task.inpaint: Tuning(tau=0.05, eta=1),
-    Task.inpaint_plus: Tuning(tau=0.05, eta=1, floor=0.04),
-    Task.super_resolution_x4: Tuning(tau=0.05, eta=1),
-    Task.super_resolution_x4_plus: Tuning(tau=0.05, eta=1, floor=0.05),
+    Task.deblur: Tuning(tau=0.30, eta=1, floor=0.1, slope=0.15, chroma=4),
+    Task.deblur_plus: Tuning(tau=0.09, eta=0.3, floor=0.06, slope=0.3, chroma=16),
+    Task.inpaint: Tuning(tau=0.05, eta=1, floor=0.06, slope=0.3, chroma=16),
+    Task.inpaint_plus: Tuning(tau=0.05, eta=1, floor=0.06, slope=0.3, chroma=16),
+    Task.super_resolution_x4: Tuning(tau=0.15, eta=0.3, floor=0.06, slope=0.1, chroma=4),
+    Task.super_resolution_x4_plus: Tuning(tau=0.15, eta=0.3, floor=0.06, slope=0.1, chroma=4),
 }
-BUNDLED_ELSE = Tuning(tau=0.05, eta=1)
+BUNDLED_ELSE = Tuning(tau=0.09, eta=0.3, floor=0.06, slope=0.3, chroma=16)
 
 
 def tuning_of(degradations: list[Degradation], bundled: bool) -> Tuning:
