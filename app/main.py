@@ -30,14 +30,13 @@ from app.jobs import Jobs
 from app.metrics import Metrics
 from app.observe import Observe
 from app.records import Records
-from app.settings import Settings
+from app.settings import API_STOP_SECONDS, Settings
 from app.store import Store
 from app.uploads import Uploads
 
 DESCRIPTION = "Restores degraded high-definition video with VISION-XL."
 REDIS_SECONDS = 2.0  # the longest a command may take; a client is better told than kept waiting
 LISTENERS = 16
-STOP_SECONDS = 20  # for requests under way
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 NO_REDIS = "VXL_REDIS_URL is not set: the API needs the Redis that its workers use"
@@ -152,7 +151,7 @@ def main() -> int:
         access_log=False,
         server_header=False,
         ws="none",
-        timeout_graceful_shutdown=STOP_SECONDS,
+        timeout_graceful_shutdown=API_STOP_SECONDS,
     )
     Server(config).run()
     return 0

@@ -14,12 +14,11 @@ import structlog
 from app import embedded_redis
 from app.embedded_redis import EmbeddedRedis
 from app.parent import tied_to
-from app.settings import Settings
+from app.settings import API_STOP_SECONDS, Settings
 
 log = structlog.get_logger(__name__)
 
 PARTS = {"api": "app.main", "worker": "worker.main"}
-API_STOP_SECONDS = 20  # what the API grants requests under way
 SPARE_STOP_SECONDS = 10  # beyond what a part takes by its own account
 
 

@@ -8,6 +8,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 QUEUES = ("high", "normal", "low")  # RQ queues, in the order in which workers empty them
+API_STOP_SECONDS = 20  # what the API grants requests under way, once it is to stop
 
 
 class Settings(BaseSettings):
