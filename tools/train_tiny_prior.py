@@ -6,6 +6,7 @@
 
 Each stage saves its state as it goes and, started again, goes on from there with other crops and noise than before; the
 last quarter of `--steps` lowers the learning rate to zero, so a longer run may be asked for at any time before that.
+Where no state is left, `adopt --steps 9000` makes one of worker/models/tiny, for the UNet to go on after so many steps.
 """
 
 import argparse
@@ -86,8 +87,8 @@ def build_scheduler() -> EulerDiscreteScheduler:
 
 
 def learning_rate(step: int, steps: int, peak: float) -> float:
-    """Warm up over 100 steps, hold, then fall linearly over the last quarter."""
-    return peak * min(1.0, (step + 1) / 100, max(0.0, 4 * (steps - step) / steps))
+    """Hold, then fall linearly over the last quarter."""
+    return peak * min(1.0, max(0.0, 4 * (steps - step) / steps))
 
 
 def running_mean(average: Tensor, value: Tensor, count: int | Tensor) -> Tensor:
@@ -105,7 +106,8 @@ def training(name: str, model: nn.Module, peak: float, steps: int, save_every: i
         state = torch.load(state_file, weights_only=True)
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
+        if state["optimizer"]:
+            optimizer.load_state_dict(state["optimizer"])
         first = state["step"]
 
     def save(step: int) -> None:
@@ -117,7 +119,7 @@ def training(name: str, model: nn.Module, peak: float, steps: int, save_every: i
     started = time.monotonic()
     for step in range(first, steps):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, peak)
+            group["lr"] = learning_rate(step, steps, peak) * min(1.0, (step - first + 1) / 100)  # warm up, also again
         optimizer.zero_grad(set_to_none=True)
         yield step
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -222,6 +224,16 @@ def train_unet(steps: int, seed: int) -> None:
             print(f"unet loss {sum(losses[-250:]) / len(losses[-250:]):.4f}", flush=True)
 
 
+def adopt(steps: int) -> None:
+    """Make states of the exported checkpoint, the UNet's as after `steps` steps; the optimizer starts afresh."""
+    STATE.mkdir(parents=True, exist_ok=True)
+    for name, kind, done in (("vae", AutoencoderDC, 0), ("unet", UNet2DConditionModel, steps)):
+        model = kind.from_pretrained(TARGET / name).float()
+        average = torch.optim.swa_utils.AveragedModel(model)
+        state = {"model": model.state_dict(), "average": average.state_dict(), "optimizer": {}, "step": done}
+        torch.save(state, STATE / f"{name}.pt")
+
+
 def export() -> None:
     """Write the pipeline as diffusers reads it: fp16 safetensors, scheduler, text parts, model_index.json."""
     vae, unet = trained_vae(), trained_unet()
@@ -235,7 +247,7 @@ def export() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=("vae", "unet", "export"))
+    parser.add_argument("stage", choices=("vae", "unet", "adopt", "export"))
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -244,6 +256,8 @@ def main() -> None:
             train_vae(args.steps, args.seed)
         case "unet":
             train_unet(args.steps, args.seed)
+        case "adopt":
+            adopt(args.steps)
         case "export":
             export()
 
