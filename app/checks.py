@@ -6,6 +6,8 @@ from app.errors import FieldError, Problem, invalid
 from app.records import Records
 from app.settings import Settings
 
+PUBLISHED_MARGIN = 30  # what its 61 taps reflect at each edge
+
 
 def find_uploads(request: JobRequest, records: Records) -> tuple[Upload, Upload | None]:
     """The clip and its mask; raises a Problem where one is missing or in the other's place."""
@@ -32,6 +34,9 @@ def check_fit(request: JobRequest, clip: MediaInfo, mask: MediaInfo | None, sett
                 _check_mask(mask, width, height, frames)
             case _:
                 pass
+    if request.solver.preset == "published" and min(width, height) <= PUBLISHED_MARGIN:
+        detail = f"the published solver needs frames of more than {PUBLISHED_MARGIN} pixels a side"
+        raise invalid("solver.preset", f"{detail}; the restored ones have {width}x{height}")
     field = "task" if request.task else "degradation"
     if width * height > settings.max_pixels:
         raise invalid(field, f"the restored frame, {width}x{height}, would exceed {settings.max_pixels} pixels")

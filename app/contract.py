@@ -23,14 +23,18 @@ class Source(Strict):
 
 
 class SolverSettings(Strict):
-    """How the inverse problem is solved; what is left null follows the task (docs/algorithm.md)."""
+    """How the inverse problem is solved; what is left null follows the preset and the task (docs/algorithm.md).
 
+    preset: `published` reproduces the solver as its authors published it, shortcomings included.
+    """
+
+    preset: Literal["default", "published"] = "default"
     steps: int = Field(25, ge=2, le=1000, description="over the whole schedule; tau keeps the last of them")
     tau: float | None = Field(None, gt=0, le=0.5, description="where sampling starts, as a share of the schedule")
     eta: float | None = Field(None, ge=0, le=1, description="share of fresh noise when renoising")
     lowpass: float | None = Field(None, ge=0, le=4, description="low-pass width is lowpass * sqrt(1 - abar) pixels")
-    init: Literal["every_frame", "first_frame", "random"] = "every_frame"
-    final: Literal["data", "prior"] = "data"
+    init: Literal["every_frame", "first_frame", "random"] | None = Field(None, description="what is inverted at first")
+    final: Literal["data", "prior"] | None = Field(None, description="data: fitted to the measurement once more")
     prompt: str = Field("", max_length=1000)
     guidance: float = Field(0.6, ge=0, le=1, description="CFG++ weight; counts only with a prompt")
     seed: int = Field(42, ge=0, lt=2**63)
@@ -82,6 +86,8 @@ class JobRequest(Strict):
         masked = any(d.kind == "mask" for d in self.degradations())
         if masked and self.source.mask_upload_id is None:
             raise ValueError("a mask needs source.mask_upload_id")
+        if masked and self.solver.preset == "published":
+            raise ValueError("solver.preset is published, which knows no mask")
         if self.source.mask_upload_id is not None and not masked:
             raise ValueError("source.mask_upload_id is given, but no degradation is a mask")
         return self

@@ -32,6 +32,7 @@ def restore_file(
     noise_sigma: Annotated[float | None, typer.Option(help="of pixels in [0, 1]; estimated if not given")] = None,
     seed: Annotated[int, typer.Option()] = 42,
     prompt: Annotated[str, typer.Option()] = "",
+    preset: Annotated[str, typer.Option(help="`published` does as the authors' code does")] = "default",
     tau: Annotated[float | None, typer.Option(help="where sampling starts, as a share of the schedule")] = None,
     crf: Annotated[int, typer.Option(help="x264 rate factor of the result")] = 12,
     comparison: Annotated[Path | None, typer.Option(help="also write input and result side by side")] = None,
@@ -41,7 +42,7 @@ def restore_file(
         path.parent.mkdir(parents=True, exist_ok=True)
     try:
         degradations = _stated(task, degradation)
-        how = SolverSettings(seed=seed, prompt=prompt, tau=tau)
+        how = SolverSettings.model_validate({"preset": preset, "seed": seed, "prompt": prompt, "tau": tau})
         form = OutputSettings(crf=crf)
         settings = Settings()
         clip = read_clip(source)

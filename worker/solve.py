@@ -1,6 +1,7 @@
 """From what a client states to what the solver takes: operators, noise, and the settings each task does best with."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,10 +13,12 @@ from worker.solver.data_step import proximal
 from worker.solver.noise import estimate_noise, noise_on_black
 from worker.solver.operators import Chain, Downsample, GaussianBlur, Mask, Operator, TemporalAverage
 from worker.solver.prior import DiffusersPrior
-from worker.solver.restore import Sampling, Watch, nobody, restore
+from worker.solver.published import published_data_step, published_operators, published_sampling
+from worker.solver.restore import DataStep, Sampling, Watch, nobody, restore
 from worker.solver.schedule import Schedule
-from worker.tuning import Tuning, tuning_of
+from worker.tuning import PAPER, Tuning, tuning_of
 
+PUBLISHED_ITERATIONS = 10
 LEAST_NOISE = 1e-4  # a client may state none at all; the data step still divides by it
 
 
@@ -23,7 +26,8 @@ LEAST_NOISE = 1e-4  # a client may state none at all; the data step still divide
 class Problem:
     """A segment ready to be solved; pixels in [-1, 1], noise_sigma for pixels in [0, 1].
 
-    lifted: the measurement on the grid of the clip, (T, 3, H, W), from which the solver starts.
+    lifted: the measurement on the grid of the clip, (T, 3, H, W), from which the solver starts. published: whether
+    all is to be done as the published solver does it.
     """
 
     operator: Chain
@@ -32,6 +36,7 @@ class Problem:
     noise_sigma: float
     sampling: Sampling
     tuning: Tuning
+    published: bool = False
 
     @property
     def frames(self) -> int:
@@ -47,6 +52,22 @@ class Problem:
     def steps(self) -> int:
         """Sampler steps a frame takes."""
         return len(self.sampling.schedule.timesteps)
+
+    def data_step(self) -> DataStep:
+        """Fits an estimate to the measurement."""
+        if self.published:
+            return published_data_step(self.operator, self.y, PUBLISHED_ITERATIONS)
+        tuning, noise = self.tuning, 2 * self.noise_sigma
+        return proximal(self.operator, self.y, self.sampling.schedule, noise, tuning.floor, tuning.slope, tuning.chroma)
+
+    def settings(self) -> dict[str, Any]:
+        """What the solver runs with, defaults filled in."""
+        sampling = self.sampling
+        chosen: dict[str, Any] = {name: getattr(sampling, name) for name in ("eta", "lowpass", "init", "final")}
+        chosen |= {"tau": self.tuning.tau, "timesteps": sampling.schedule.timesteps}
+        if self.published:
+            return chosen | {"cg_iterations": PUBLISHED_ITERATIONS}
+        return chosen | {name: getattr(self.tuning, name) for name in ("floor", "slope", "chroma")}
 
     def residual(self, x: Tensor) -> float:
         """RMS of y - A x, in pixels of [0, 1]."""
@@ -86,21 +107,15 @@ def pose(
     same scale; None estimates it. Raises ValueError where the degradations do not fit the clip.
     """
     operator = operator_of(degradations, None if mask is None else mask.to(prior.device))
-    tuned = tuning_of(degradations, prior.bundled)
-    tuned = replace(
-        tuned,
-        tau=tuned.tau if settings.tau is None else settings.tau,
-        eta=tuned.eta if settings.eta is None else settings.eta,
-        lowpass=tuned.lowpass if settings.lowpass is None else settings.lowpass,
-    )
+    published = settings.preset == "published"
+    tuned = replace(PAPER, lowpass=2**0.5) if published else tuning_of(degradations, prior.bundled)
+    tuned = replace(tuned, **{n: v for n in ("tau", "eta", "lowpass") if (v := getattr(settings, n)) is not None})
     sampling = Sampling(
-        Schedule.leading(prior.abar, settings.steps, tuned.tau),
-        eta=tuned.eta,
-        lowpass=tuned.lowpass,
-        init=settings.init,
-        final=settings.final,
-        micro_batch=micro_batch,
+        Schedule.leading(prior.abar, settings.steps, tuned.tau), tuned.eta, tuned.lowpass, micro_batch=micro_batch
     )
+    if published:
+        operator, sampling = published_operators(operator.operators), published_sampling(sampling)
+    sampling = replace(sampling, **{n: v for n in ("init", "final") if (v := getattr(settings, n)) is not None})
     y = 2 * measured.to(prior.device, torch.float32) - 1
     known = mask_of_last(operator)
     hidden = 0.0  # noise that only lost pixels show
@@ -110,7 +125,7 @@ def pose(
         hidden = noise_on_black((y + 1) / 2, known)
         y = y * known  # whatever the file holds where pixels are lost, it is no measurement
     sigma = max(estimate_noise(y / 2, known), hidden) if noise_sigma is None else max(noise_sigma, LEAST_NOISE)
-    return Problem(operator, y, operator.lift(y), sigma, sampling, tuned)
+    return Problem(operator, y, operator.lift(y), sigma, sampling, tuned, published)
 
 
 def mask_of_last(operator: Chain) -> Tensor | None:
@@ -121,11 +136,8 @@ def mask_of_last(operator: Chain) -> Tensor | None:
 
 def solve(prior: DiffusersPrior, problem: Problem, settings: SolverSettings, watch: Watch = nobody) -> Tensor:
     """The restored clip, (T, 3, H, W) in [-1, 1]."""
-    tuning, sampling = problem.tuning, problem.sampling
-    noise = 2 * problem.noise_sigma
-    data_step = proximal(
-        problem.operator, problem.y, sampling.schedule, noise, tuning.floor, tuning.slope, tuning.chroma
-    )
     generator = torch.Generator().manual_seed(settings.seed)
-    prompted = prior.prompted(settings.prompt, settings.guidance)
-    return restore(prompted, problem.lifted, data_step, sampling, generator, watch).clamp(-1, 1)
+    prior = prior.prompted(settings.prompt, settings.guidance)
+    if problem.published:
+        prior = prior.as_published()
+    return restore(prior, problem.lifted, problem.data_step(), problem.sampling, generator, watch).clamp(-1, 1)

@@ -7,7 +7,6 @@ import hashlib
 import json
 import shutil
 import time
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -200,10 +199,9 @@ class Restorer:
         told = job.model_dump(
             mode="json", include={"id", "request", "source", "output", "seed", "metrics", "warnings", "attempt"}
         )
-        tuning = asdict(problem.tuning) | {"timesteps": problem.sampling.schedule.timesteps}
         libraries = {name: version(name) for name in ("torch", "diffusers", "av")}
         return told | {
-            "solver": job.request.solver.model_dump() | tuning,
+            "solver": job.request.solver.model_dump() | problem.settings(),
             "noise_sigma": problem.noise_sigma,
             "data_residual": {"before": job.metrics.data_residual_before, "after": job.metrics.data_residual},
             "stage_seconds": {stage: round(seconds, 3) for stage, seconds in meter.stages.items()},

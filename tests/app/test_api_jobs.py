@@ -18,6 +18,7 @@ from rq.serializers import JSONSerializer
 
 from app.contract import JobStatus
 from app.records import Records
+from tests import media
 from tests.app.conftest import Server, assert_problem, mask
 
 JOB_ID = "job_" + "0" * 25 + "z"
@@ -85,6 +86,25 @@ def test_nan_is_refused(api: httpx.Client, upload_id: str) -> None:
     body = {"source": {"upload_id": upload_id}, "task": "deblur", "solver": {"tau": float("nan")}}
     response = api.post("/v1/jobs", content=json.dumps(body), headers={"Content-Type": "application/json"})
     assert assert_problem(response, 422, "invalid_parameter")["errors"][0]["field"] == "solver.tau"
+
+
+def test_the_published_solver_is_offered_where_it_can_run(
+    api: httpx.Client, body: dict[str, Any], tmp_path: Path
+) -> None:
+    published = {"solver": {"preset": "published"}}
+    job = api.post("/v1/jobs", json=body | published).json()
+    assert job["request"]["solver"]["preset"] == "published"
+
+    mask_id = api.post("/v1/uploads?kind=mask", content=mask(tmp_path / "mask.png")).json()["id"]
+    masked = {"source": body["source"] | {"mask_upload_id": mask_id}, "task": "inpaint"} | published
+    problem = assert_problem(api.post("/v1/jobs", json=masked), 422, "invalid_parameter")
+    assert "knows no mask" in problem["errors"][0]["detail"]
+
+    tiny = api.post("/v1/uploads", content=media.clip(tmp_path / "tiny.mp4", size=(32, 30)).read_bytes()).json()["id"]
+    small = {"source": {"upload_id": tiny}, "task": "deblur"} | published
+    problem = assert_problem(api.post("/v1/jobs", json=small), 422, "invalid_parameter")
+    assert problem["errors"][0]["field"] == "solver.preset"
+    assert api.post("/v1/jobs", json=small | {"task": "super_resolution_x4"}).status_code == 202
 
 
 def test_a_window_within_the_clip_is_taken(api: httpx.Client, body: dict[str, Any]) -> None:

@@ -47,6 +47,7 @@ class DiffusersPrior:
 
     abar: (1000,) float64. weights_sha256: of the weight files of UNet and autoencoder, in the order of their names.
     guidance: CFG++ weight (Chung et al. 2024); without a `prompt` only the unconditional branch runs.
+    original_size: height and width that the micro-conditioning names as the picture's; None: those of the frames.
     """
 
     directory: Path
@@ -58,6 +59,7 @@ class DiffusersPrior:
     empty: Prompt
     prompt: Prompt | None = None
     guidance: float = 0.6
+    original_size: tuple[int, int] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -92,6 +94,11 @@ class DiffusersPrior:
         )
         return replace(self, prompt=prompt, guidance=guidance)
 
+    def as_published(self) -> "DiffusersPrior":
+        """The same prior, told as by the published solver that pictures were of the size the UNet was made for."""
+        side = int(self.unet.config.sample_size) * self.factor
+        return replace(self, original_size=(side, side))
+
     def encode(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> (B, C, h, w) float32, scaled; the mode of the posterior, as samples flicker."""
         h, w = x.shape[-2:]
@@ -119,8 +126,9 @@ class DiffusersPrior:
         return unguided + self.guidance * (self._unet(z, t, self.prompt) - unguided), unguided
 
     def _unet(self, z: Tensor, t: int, prompt: Prompt) -> Tensor:
-        count, size = len(z), [z.shape[-2] * self.factor, z.shape[-1] * self.factor]
-        time_ids = torch.tensor([[*size, 0, 0, *size]], dtype=self.unet.dtype, device=self.device)
+        count, size = len(z), (z.shape[-2] * self.factor, z.shape[-1] * self.factor)
+        sizes = [*(self.original_size or size), 0, 0, *size]
+        time_ids = torch.tensor([sizes], dtype=self.unet.dtype, device=self.device)
         out = self.unet(
             z.to(self.unet.dtype).contiguous(memory_format=torch.channels_last),
             t,

@@ -20,6 +20,8 @@ from worker.solver.schedule import Schedule
 Stage = Literal["invert", "denoise", "vae_decode", "data_step", "vae_encode"]
 Watch = Callable[[Stage, int], None]
 DataStep = Callable[[Tensor, int], Tensor]
+Inversion = Callable[["Prior", Tensor, Schedule, Watch], Tensor]
+Lowpass = Callable[[Tensor, float], Tensor]
 
 
 class Prior(Protocol):
@@ -35,6 +37,23 @@ class Prior(Protocol):
         """eps_theta(z, t), guided and unguided; the same tensor twice where there is no prompt."""
 
 
+def nobody(stage: Stage, frames: int) -> None:
+    """Watches nothing."""
+
+
+def ddim_inversion(prior: Prior, z: Tensor, schedule: Schedule, watch: Watch = nobody) -> Tensor:
+    """DDIM inversion (Song et al. 2021, eq. 14 run backwards) from the last timestep up to the first.
+
+    z: (B, C, h, w), clean latents, taken to be at the last timestep already: there they differ by 3% of noise.
+    """
+    for t, t_up in pairwise(reversed(schedule.timesteps)):
+        _, eps = prior.predict_noise(z, t)
+        z0 = (z - schedule.noise(t) * eps) / schedule.signal(t)
+        z = schedule.signal(t_up) * z0 + schedule.noise(t_up) * eps
+        watch("invert", len(z))
+    return z
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How to sample; the paper's symbols where it has them.
@@ -42,6 +61,7 @@ class Sampling:
     eta: share of fresh noise when renoising. lowpass: lambda, the low-pass is lowpass * sqrt(1 - abar_t) pixels wide.
     init: what the first latents are made of. final: whether the result is fitted to the measurement once more (`data`)
     or taken as decoded (`prior`). micro_batch: frames that go through the prior at a time.
+    inversion, smooth: how latents are inverted and frames low-passed.
     """
 
     schedule: Schedule
@@ -50,10 +70,8 @@ class Sampling:
     init: Literal["every_frame", "first_frame", "random"] = "every_frame"
     final: Literal["data", "prior"] = "data"
     micro_batch: int = 4
-
-
-def nobody(stage: Stage, frames: int) -> None:
-    """Watches nothing."""
+    inversion: Inversion = ddim_inversion
+    smooth: Lowpass = gaussian_lowpass
 
 
 @torch.inference_mode()
@@ -94,7 +112,7 @@ def restore(
         # Fit all frames together to the measurement, then smooth what it cannot tell.
         x = data_step(x, t)
         for part in micro_batches(len(x), sampling.micro_batch):
-            x[part] = gaussian_lowpass(x[part], sampling.lowpass * schedule.noise(t))
+            x[part] = sampling.smooth(x[part], sampling.lowpass * schedule.noise(t))
         watch("data_step", len(x))
         if t_next is None:
             break
@@ -117,24 +135,11 @@ def initial_latents(
     parts = []
     for part in micro_batches(len(source), sampling.micro_batch):
         z = prior.encode(source[part])
-        parts.append(z if sampling.init == "random" else invert(prior, z, schedule, watch))
+        parts.append(z if sampling.init == "random" else sampling.inversion(prior, z, schedule, watch))
     z = torch.cat(parts)
     if sampling.init == "random":
         z = schedule.signal(first) * z + schedule.noise(first) * noise_like(z[:1], generator)
     return z.expand(len(lifted), -1, -1, -1).clone()
-
-
-def invert(prior: Prior, z: Tensor, schedule: Schedule, watch: Watch = nobody) -> Tensor:
-    """DDIM inversion (Song et al. 2021, eq. 14 run backwards) from the last timestep up to the first.
-
-    z: (B, C, h, w), clean latents, taken to be at the last timestep already: there they differ by 3% of noise.
-    """
-    for t, t_up in pairwise(reversed(schedule.timesteps)):
-        _, eps = prior.predict_noise(z, t)
-        z0 = (z - schedule.noise(t) * eps) / schedule.signal(t)
-        z = schedule.signal(t_up) * z0 + schedule.noise(t_up) * eps
-        watch("invert", len(z))
-    return z
 
 
 def micro_batches(frames: int, size: int) -> Iterator[slice]:
