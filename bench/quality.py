@@ -28,7 +28,8 @@ from app.contract import SolverSettings
 from app.degradations import Task, degradations_of
 from worker.measures import psnr, sharpness, ssim
 from worker.solve import Problem, operator_of, pose, solve
-from worker.solver.data_step import closed_form, data_step
+from worker.solver.closed_form import closed_form
+from worker.solver.data_step import data_step
 from worker.solver.prior import DiffusersPrior, load_prior
 from worker.video import Clip, read_clip, write_clip
 

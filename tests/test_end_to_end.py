@@ -18,7 +18,8 @@ import pytest
 from tests.processes import alive, descendants
 from worker.demo import SAMPLE, await_ready, free_port
 from worker.measures import psnr
-from worker.solver.operators import Chain, Downsample
+from worker.solver.operators import Chain
+from worker.solver.spatial import Downsample
 from worker.video import read_clip, write_clip
 
 FRAMES = 3

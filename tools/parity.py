@@ -15,11 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worker.solver.operators import Chain, Downsample, GaussianBlur, Operator, TemporalAverage
+from worker.solver.operators import Chain, Operator
 from worker.solver.prior import load_prior
 from worker.solver.published import published_data_step, published_inversion, published_operators, published_sampling
 from worker.solver.restore import Sampling, restore
 from worker.solver.schedule import Schedule
+from worker.solver.spatial import Downsample, GaussianBlur
+from worker.solver.temporal import TemporalAverage
 
 DEGRADATIONS: dict[str, list[Operator]] = {
     "temporal_blur": [TemporalAverage(13)],

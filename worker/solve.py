@@ -11,11 +11,13 @@ from app.contract import SolverSettings
 from app.degradations import Degradation
 from worker.solver.data_step import proximal
 from worker.solver.noise import estimate_noise, noise_on_black
-from worker.solver.operators import Chain, Downsample, GaussianBlur, Mask, Operator, TemporalAverage
+from worker.solver.operators import Chain, Mask, Operator
 from worker.solver.prior import DiffusersPrior
 from worker.solver.published import published_data_step, published_operators, published_sampling
 from worker.solver.restore import DataStep, Sampling, Watch, nobody, restore
 from worker.solver.schedule import Schedule
+from worker.solver.spatial import Downsample, GaussianBlur
+from worker.solver.temporal import TemporalAverage
 from worker.tuning import PAPER, Tuning, tuning_of
 
 PUBLISHED_ITERATIONS = 10

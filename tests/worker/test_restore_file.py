@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from worker.demo import SAMPLE
-from worker.solver.operators import Chain, Downsample, GaussianBlur
+from worker.solver.operators import Chain
+from worker.solver.spatial import Downsample, GaussianBlur
 from worker.video import read_clip, write_clip
 
 

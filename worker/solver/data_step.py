@@ -9,23 +9,16 @@ conjugate gradients early; on 8-bit video that diverges (docs/algorithm.md).
 Brightness and colour may have a rho each. H.264 keeps colour at half the resolution, while colour of photographs has
 little detail to lose, so that there the prior's word counts for more.
 
-A A^T is inverted in closed form wherever A = M (x) B, M mixing frames and B acting on each frame alike:
-- M = U S V^T by a singular value decomposition of a matrix the size of the clip's length;
-- B of blurs and mean-pools: B B^T is diagonal under the DCT-II, as mirrored edges stay mirrored;
-- B a mask: B B^T is diagonal as it stands.
-All else goes to conjugate gradients.
+A A^T is inverted in closed form wherever its structure allows (closed_form.py); all else goes to conjugate gradients.
 """
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from worker.solver.operators import Chain, Downsample, GaussianBlur, Mask, Operator, TemporalAverage, mix_frames
+from worker.solver.closed_form import Gram, Rho, closed_form
+from worker.solver.operators import Chain, Operator
 from worker.solver.schedule import Schedule
 
 # Rows: brightness, red - blue, green - magenta. Orthonormal, so that white noise stays white.
@@ -33,14 +26,6 @@ OPPONENT = torch.tensor(
     [[1 / 3**0.5, 1 / 3**0.5, 1 / 3**0.5], [1 / 2**0.5, 0, -1 / 2**0.5], [-1 / 6**0.5, 2 / 6**0.5, -1 / 6**0.5]],
     dtype=torch.float64,
 )
-
-Rho = float | Tensor  # one for all, or one for each channel, (C, 1, 1)
-
-
-class Gram(Protocol):
-    """Solves (A A^T + rho I) u = r for u."""
-
-    def solve(self, residual: Tensor, rho: Rho) -> Tensor: ...
 
 
 def data_step(operator: Operator, gram: Gram | None, x0: Tensor, y: Tensor, rho: Rho) -> Tensor:
@@ -114,85 +99,3 @@ def conjugate_gradients(
 
 def _dot(a: Tensor, b: Tensor) -> float:
     return float(sum((one.double() * other.double()).sum() for one, other in zip(a, b, strict=True)))
-
-
-# --- closed forms --------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class MixedGram:
-    """A A^T = (U S^2 U^T) (x) (Q diag(spectrum) Q^T): rotate, divide, rotate back.
-
-    frames: U (T', T'). weights: S^2 (T',). spectrum: (T' or 1, 1, H', W'). dct: whether Q is the DCT-II (else the
-    identity).
-    """
-
-    frames: Tensor | None
-    weights: Tensor | None
-    spectrum: Tensor
-    dct: bool
-
-    def solve(self, residual: Tensor, rho: Rho) -> Tensor:
-        u = residual.clone() if self.frames is None else mix_frames(self.frames.T, residual)
-        for n in range(len(u)):  # frame by frame: the transforms then need no second clip
-            weight = 1 if self.weights is None else self.weights[n]
-            shrink = 1 / (weight * self.spectrum[n % len(self.spectrum)] + rho)
-            u[n] = dct2(dct2(u[n]) * shrink, inverse=True) if self.dct else u[n] * shrink
-        return u if self.frames is None else mix_frames(self.frames, u)
-
-
-def closed_form(operators: Chain, measured: Tensor) -> Gram | None:
-    """How to invert A A^T for measurements like `measured` in shape, type and device; None if it takes iterations."""
-    temporal = [o for o in operators.operators if isinstance(o, TemporalAverage)]
-    spatial = [o for o in operators.operators if not isinstance(o, TemporalAverage)]
-    masks = [o for o in spatial if isinstance(o, Mask)]
-    if masks and (len(spatial) > 1 or (temporal and masks[0].known.shape[0] > 1)):
-        return None
-    if any(not isinstance(o, GaussianBlur | Downsample | Mask) for o in spatial):
-        return None
-
-    frames = weights = None
-    if temporal:
-        mix = _frame_mix(temporal, operators.clip_shape(_shape(measured))[0])
-        left, singular, _ = torch.linalg.svd(mix, full_matrices=True)
-        # `valid` measures fewer frames than there are, so there are as many singular values as measured frames.
-        frames, weights = left.to(measured), singular.square().to(measured)
-    if masks:
-        return MixedGram(frames, weights, masks[0].known.to(measured), dct=False)
-    return MixedGram(frames, weights, _dct_spectrum(Chain(spatial), measured), dct=True)
-
-
-def _shape(x: Tensor) -> tuple[int, int, int, int]:
-    t, c, h, w = x.shape
-    return t, c, h, w
-
-
-def _frame_mix(temporal: list[TemporalAverage], frames: int) -> Tensor:
-    """(T', T) float64: all averages over time, one after the other."""
-    mix = torch.eye(frames, dtype=torch.float64)
-    for operator in temporal:
-        mix = operator.matrix(mix.shape[0], torch.float64, torch.device("cpu")) @ mix
-    return mix
-
-
-def _dct_spectrum(spatial: Chain, measured: Tensor) -> Tensor:
-    """(1, 1, H', W'): eigenvalues of B B^T, read off its answer to an impulse in the corner, whose DCT has no zero."""
-    impulse = torch.zeros(1, 1, *measured.shape[-2:], dtype=torch.float64, device=measured.device)
-    impulse[..., 0, 0] = 1
-    answer = spatial.A(spatial.A_adjoint(impulse))
-    return (dct2(answer) / dct2(impulse)).clamp_min(0).to(measured)
-
-
-def dct2(x: Tensor, inverse: bool = False) -> Tensor:
-    """Orthonormal DCT-II of the last two axes, as two matrix products."""
-    down = _dct_matrix(x.shape[-2], x.dtype, x.device)
-    across = _dct_matrix(x.shape[-1], x.dtype, x.device)
-    return down.T @ x @ across if inverse else down @ x @ across.T
-
-
-@lru_cache(maxsize=8)
-def _dct_matrix(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    k = torch.arange(size, dtype=torch.float64)
-    matrix = torch.cos(math.pi / size * (k + 0.5) * k[:, None]) * math.sqrt(2 / size)
-    matrix[0] /= math.sqrt(2)
-    return matrix.to(device, dtype)

@@ -11,9 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worker.solver.operators import Chain, Downsample, GaussianBlur, Operator, Shape, TemporalAverage
+from worker.solver.operators import Chain, Operator, Shape
 from worker.solver.restore import Prior, Sampling, Watch, nobody
 from worker.solver.schedule import Schedule
+from worker.solver.spatial import Downsample, GaussianBlur
+from worker.solver.temporal import TemporalAverage
 
 TAPS = 61
 STOP = 1e-5  # absolute: conjugate gradients end where the norm of the residual is below
@@ -89,7 +91,7 @@ def published_operator(operator: Operator) -> Operator:
     match operator:
         case GaussianBlur(sigma):
             return ReflectedBlur(sigma)
-        case Downsample(factor):
+        case Downsample(factor, "mean_pool"):
             return UnscaledDownsample(factor)
         case TemporalAverage(window):
             return TemporalAverage(window, "circular")

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from worker.demo import SAMPLE
 from worker.solver.noise import COMPRESSION, estimate_noise, noise_on_black
-from worker.solver.operators import Downsample, GaussianBlur
+from worker.solver.spatial import Downsample, GaussianBlur
 from worker.video import read_clip, write_clip
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from parity import parity
-from worker.solver.operators import Chain, Downsample, GaussianBlur, Mask, TemporalAverage
+from worker.solver.operators import Chain, Mask
 from worker.solver.published import (
     ReflectedBlur,
     UnscaledDownsample,
@@ -15,6 +15,8 @@ from worker.solver.published import (
     published_schedule,
 )
 from worker.solver.schedule import Schedule, scaled_linear
+from worker.solver.spatial import Downsample, GaussianBlur
+from worker.solver.temporal import TemporalAverage
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 

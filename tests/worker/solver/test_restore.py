@@ -9,10 +9,12 @@ from torch import Tensor
 
 from tests.worker.solver.oracle import Oracle
 from worker.solver.data_step import proximal
-from worker.solver.operators import Chain, Downsample, GaussianBlur, Mask, TemporalAverage
+from worker.solver.operators import Chain, Mask
 from worker.solver.prior import DiffusersPrior, load_prior
 from worker.solver.restore import Sampling, restore
 from worker.solver.schedule import Schedule, scaled_linear
+from worker.solver.spatial import Downsample, GaussianBlur
+from worker.solver.temporal import TemporalAverage
 
 DEGRADED = {
     "deblur": Chain([GaussianBlur(1.5)]),
