@@ -1,7 +1,16 @@
 """Does the request fit the clip? Asked before a job is queued, not once a GPU has it."""
 
+from app.containers import BesideKind, UploadKind
 from app.contract import JobRequest, MediaInfo, Upload
-from app.degradations import Downsample, Mask, TemporalAverage
+from app.degradations import (
+    Degradation,
+    Downsample,
+    GaussianBlur,
+    KernelBlur,
+    Mask,
+    TemporalAverage,
+    TemporalDownsample,
+)
 from app.errors import FieldError, Problem, invalid
 from app.records import Records
 from app.settings import Settings
@@ -9,12 +18,23 @@ from app.settings import Settings
 PUBLISHED_MARGIN = 30  # what its 61 taps reflect at each edge
 
 
-def find_uploads(request: JobRequest, records: Records) -> tuple[Upload, Upload | None]:
-    """The clip and its mask; raises a Problem where one is missing or in the other's place."""
-    clip = _find(request.source.upload_id, "clip", "source.upload_id", records)
-    if request.source.mask_upload_id is None:
-        return clip, None
-    return clip, _find(request.source.mask_upload_id, "mask", "source.mask_upload_id", records)
+def find_uploads(request: JobRequest, records: Records) -> dict[UploadKind, Upload]:
+    """The clip and what goes with it; raises a Problem where one is missing, or in another's place, or not wanted."""
+    stated, given = request.degradations(), request.source.beside()
+    wanted: dict[BesideKind, bool] = {
+        "mask": any(isinstance(step, Mask) for step in stated),
+        "kernel": any(isinstance(step, KernelBlur) and step.kernel is None for step in stated),
+    }
+    found: dict[UploadKind, Upload] = {"clip": _find(request.source.upload_id, "clip", "source.upload_id", records)}
+    for kind, needed in wanted.items():
+        field = f"source.{kind}_upload_id"
+        if needed and kind not in given:
+            raise invalid(field, f"a degradation takes a {kind}; none is given")
+        if kind in given and not needed:
+            raise invalid(field, f"no degradation takes a {kind}")
+        if kind in given:
+            found[kind] = _find(given[kind], kind, field, records)
+    return found
 
 
 def check_fit(request: JobRequest, clip: MediaInfo, mask: MediaInfo | None, settings: Settings) -> None:
@@ -25,6 +45,8 @@ def check_fit(request: JobRequest, clip: MediaInfo, mask: MediaInfo | None, sett
         match step:
             case Downsample():
                 width, height = width * step.factor, height * step.factor
+            case TemporalDownsample():
+                frames *= step.factor
             case TemporalAverage(boundary="valid"):
                 frames += step.window - 1
             case TemporalAverage() if step.window > frames:
@@ -34,17 +56,30 @@ def check_fit(request: JobRequest, clip: MediaInfo, mask: MediaInfo | None, sett
                 _check_mask(mask, width, height, frames)
             case _:
                 pass
-    if request.solver.preset == "published" and min(width, height) <= PUBLISHED_MARGIN:
-        detail = f"the published solver needs frames of more than {PUBLISHED_MARGIN} pixels a side"
-        raise invalid("solver.preset", f"{detail}; the restored ones have {width}x{height}")
     field = "task" if request.task else "degradation"
     if width * height > settings.max_pixels:
         raise invalid(field, f"the restored frame, {width}x{height}, would exceed {settings.max_pixels} pixels")
     if frames > settings.max_frames:
         raise invalid(field, f"the restored clip would have {frames} frames; {settings.max_frames} are allowed")
+    if request.solver.preset == "published":
+        _check_published(request.degradations(), width, height)
 
 
-def _find(upload_id: str, kind: str, field: str, records: Records) -> Upload:
+def _check_published(stated: list[Degradation], width: int, height: int) -> None:
+    for step in stated:
+        match step:
+            case TemporalAverage() | Downsample(filter="mean_pool"):
+                pass
+            case GaussianBlur() if step.sigma is not None:
+                pass
+            case _:
+                raise invalid("solver.preset", f"the published solver knows no {step.kind} such as this")
+    if min(width, height) <= PUBLISHED_MARGIN:
+        detail = f"the published solver needs frames of more than {PUBLISHED_MARGIN} pixels a side"
+        raise invalid("solver.preset", f"{detail}; the restored ones have {width}x{height}")
+
+
+def _find(upload_id: str, kind: UploadKind, field: str, records: Records) -> Upload:
     upload = records.upload(upload_id)
     if upload is None:
         detail = "There is no such upload, or it has expired."

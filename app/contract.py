@@ -10,16 +10,23 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
+from app.containers import BesideKind, UploadKind
 from app.degradations import Degradation, Strict, Task, degradations_of
 
 # --- what the client asks for --------------------------------------------------------------------------------------
 
 
 class Source(Strict):
-    """The measured clip, and the mask that says which of its pixels are known (white)."""
+    """The measured clip; the mask that says which of its pixels are known (white); the kernel that blurred it."""
 
     upload_id: str = Field(pattern=r"^up_[0-9a-z]{26}$", examples=["up_01k2m3n4p5q6r7s8t9v0w1x2y3"])
     mask_upload_id: str | None = Field(None, pattern=r"^up_[0-9a-z]{26}$")
+    kernel_upload_id: str | None = Field(None, pattern=r"^up_[0-9a-z]{26}$")
+
+    def beside(self) -> dict[BesideKind, str]:
+        """The uploads that go with the clip, by what they are."""
+        ids: dict[BesideKind, str | None] = {"mask": self.mask_upload_id, "kernel": self.kernel_upload_id}
+        return {kind: upload_id for kind, upload_id in ids.items() if upload_id is not None}
 
 
 class SolverSettings(Strict):
@@ -83,13 +90,6 @@ class JobRequest(Strict):
     def _one_way_to_say_it(self) -> Self:
         if (self.task is None) == (not self.degradation):
             raise ValueError("give either task or a non-empty degradation")
-        masked = any(d.kind == "mask" for d in self.degradations())
-        if masked and self.source.mask_upload_id is None:
-            raise ValueError("a mask needs source.mask_upload_id")
-        if masked and self.solver.preset == "published":
-            raise ValueError("solver.preset is published, which knows no mask")
-        if self.source.mask_upload_id is not None and not masked:
-            raise ValueError("source.mask_upload_id is given, but no degradation is a mask")
         return self
 
     def degradations(self) -> list[Degradation]:
@@ -125,7 +125,7 @@ class Upload(BaseModel):
     """A file the service holds."""
 
     id: str
-    kind: Literal["clip", "mask"] = "clip"
+    kind: UploadKind = "clip"
     bytes: int
     sha256: str
     media: MediaInfo

@@ -73,7 +73,8 @@ class Jobs:
         job_id = job_id or new_id("job")
         if (existing := self.records.find(job_id)) is not None:
             return self._same(existing, request), False  # even where its upload is gone by now, or the queue full
-        clip, mask = checks.find_uploads(request, self.records)
+        uploads = checks.find_uploads(request, self.records)
+        clip, mask = uploads["clip"], uploads.get("mask")
         checks.check_fit(request, clip.media, mask.media if mask else None, self.settings)
         self._check_room()
         job = self._new(job_id, request, clip.media, clip.sha256, clip.warnings)

@@ -11,9 +11,11 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
+from app.containers import UploadKind
 from app.contract import MediaInfo
+from app.degradations import MAX_KERNEL
 from app.settings import Settings
 
 _ROOT: Final = Path(__file__).resolve().parents[1]
@@ -30,24 +32,23 @@ class Refused(Exception):
         self.detail = detail
 
 
-def probe_clip(path: Path, settings: Settings) -> tuple[MediaInfo, list[str]]:
-    """Decode a clip to its end: what it is, and what its owner should know. Raises Refused."""
-    found = _decode(path, settings, "clip")
+def probe(path: Path, settings: Settings, kind: UploadKind) -> tuple[MediaInfo, list[str]]:
+    """Decode a file to its end: what it is, and what its owner should know. Raises Refused.
+
+    kind: a clip; a mask, PNG, JPEG or video in nothing but black and white; a kernel, a grey PNG or JPEG.
+    """
+    found = _decode(path, settings, kind)
     return MediaInfo(**found["media"]), found["warnings"]
 
 
-def probe_mask(path: Path, settings: Settings) -> MediaInfo:
-    """Decode a mask, PNG, JPEG or video, to its end. Raises Refused, also where it is anything but black and white."""
-    return MediaInfo(**_decode(path, settings, "mask")["media"])
-
-
-def _decode(path: Path, settings: Settings, kind: Literal["clip", "mask"]) -> dict[str, Any]:
+def _decode(path: Path, settings: Settings, kind: UploadKind) -> dict[str, Any]:
     question = {
         "path": str(path.resolve()),
         "kind": kind,
         "max_frames": settings.max_frames,
         "max_pixels": settings.max_pixels,
-        "min_side": settings.min_side,
+        "min_side": 1 if kind == "kernel" else settings.min_side,
+        "max_kernel": MAX_KERNEL,
         "seconds": settings.probe_seconds,
     }
     try:

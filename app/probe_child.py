@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, cast
 
 import av
 import av.logging
@@ -21,13 +21,15 @@ from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from app.containers import HEAD_BYTES, demuxer_of
+from app.containers import HEAD_BYTES, UploadKind, demuxer_of
 from app.parent import tied_to
 from app.probe_frames import Question, Refusal, Seen, check_colour, check_size, look_at, report
 
 MEMORY: Final = 4 << 30  # bytes of address space: the frames a 4K decoder keeps, several times over
 OPEN_FILES: Final = 4  # standard streams, and the file
 _HARMLESS: Final = ("SEI", "VPS", "APP")  # errors beside the picture: notes, repeated headers, camera data
+_VIDEOS: Final = "MP4, MOV, Matroska, WebM, AVI or MPEG-TS"
+_TAKEN: Final = {"clip": _VIDEOS, "mask": f"{_VIDEOS}, PNG or JPEG", "kernel": "PNG or JPEG"}
 
 Log = list[tuple[int, str, str]]
 
@@ -55,16 +57,15 @@ def answer(question: Question) -> dict[str, Any]:
 # --- opening -------------------------------------------------------------------------------------------------------
 
 
-def container_of(path: Path, kind: Literal["clip", "mask"]) -> str:
+def container_of(path: Path, kind: UploadKind) -> str:
     """The demuxer for a file; no other is tried, whatever the file's name."""
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
     if not head:
         raise Refusal("truncated_file", "The file is empty.")
-    form = demuxer_of(head, stills=kind == "mask")
+    form = demuxer_of(head, kind)
     if form is None:
-        stills = ", PNG or JPEG" if kind == "mask" else ""
-        raise Refusal("unsupported_container", f"This is no MP4, MOV, Matroska, WebM, AVI or MPEG-TS file{stills}.")
+        raise Refusal("unsupported_container", f"This is no {_TAKEN[kind]} file.")
     return form
 
 

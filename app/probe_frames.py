@@ -6,13 +6,15 @@ Part of the process that app/probe.py starts; see app/probe_child.py.
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, cast
 
 import av
 import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
+
+from app.containers import UploadKind
 
 MAX_FRAME_RATE: Final = 120
 JITTER: Final = Fraction(1, 400)  # seconds: containers that count in milliseconds round at either end
@@ -37,10 +39,11 @@ class Question:
     """A file, what it should be, and how much of it is allowed."""
 
     path: str
-    kind: Literal["clip", "mask"]
+    kind: UploadKind
     max_frames: int
     max_pixels: int
     min_side: int
+    max_kernel: int
     seconds: float
 
 
@@ -82,6 +85,8 @@ def look_at(frame: av.VideoFrame, seen: Seen, question: Question, form: str) -> 
         raise Refusal("resolution_changes", f"Frame {seen.frames} is {now}, those before are {before}.")
     if question.kind == "mask":
         look_at_mask(frame, seen, form)
+    elif question.kind == "kernel":
+        look_at_kernel(frame, question.max_kernel)
     else:
         check_colour(frame.color_trc, frame.colorspace)
         if any(component.is_alpha for component in frame.format.components):
@@ -111,6 +116,17 @@ def look_at_mask(frame: av.VideoFrame, seen: Seen, form: str) -> None:
     seen.lost |= bool(values.min() < white / 2)
 
 
+def look_at_kernel(frame: av.VideoFrame, most: int) -> None:
+    if max(frame.width, frame.height) > most:
+        detail = f"{frame.width}x{frame.height} is too large: a kernel may have {most} pixels a side."
+        raise Refusal("kernel_invalid", detail)
+    values = grey(frame)
+    if values.ndim == 3 and np.ptp(values, axis=2).max() > 0:
+        raise Refusal("kernel_invalid", "A kernel is a grey picture; this one has colours.")
+    if values.max() <= 0:
+        raise Refusal("kernel_invalid", "The kernel is all black.")
+
+
 def grey(frame: av.VideoFrame) -> NDArray[np.float64]:
     """How bright each pixel is, 0 to 255; -> (H, W), or (H, W, 3) where there are colours."""
     form = frame.format
@@ -130,7 +146,7 @@ def grey(frame: av.VideoFrame) -> NDArray[np.float64]:
     return cast(NDArray[np.float64], (luma / 2 ** (bits - 8) - 16) * 255 / 219)
 
 
-def report(container: InputContainer, stream: VideoStream, seen: Seen, kind: Literal["clip", "mask"]) -> dict[str, Any]:
+def report(container: InputContainer, stream: VideoStream, seen: Seen, kind: UploadKind) -> dict[str, Any]:
     """The answer, once every frame was seen."""
     first = seen.first
     if first is None:
@@ -159,7 +175,7 @@ def report(container: InputContainer, stream: VideoStream, seen: Seen, kind: Lit
     warnings = []
     if variable:
         warnings.append("The frame rate varies; every frame keeps its timestamp.")
-    if first.format.components[0].bits > 8:
+    if kind == "clip" and first.format.components[0].bits > 8:
         warnings.append(f"The clip has {first.format.components[0].bits} bits a channel; the restored one will have 8.")
     return {"media": media, "warnings": warnings}
 

@@ -96,7 +96,8 @@ class Records:
             self._write(pipe, job)
             pipe.set(f"{key}:progress", job.progress.model_dump_json())
             pipe.zadd("vxl:jobs", {job.id: job.created_at.timestamp()})
-            for upload_id in filter(None, (job.request.source.upload_id, job.request.source.mask_upload_id)):
+            source = job.request.source
+            for upload_id in (source.upload_id, *source.beside().values()):
                 pipe.sadd(f"vxl:upload:{upload_id}:jobs", job.id)
                 pipe.expire(f"vxl:upload:{upload_id}:jobs", UPLOAD_JOBS_KEPT_SECONDS)
             self._event(pipe, job.id, "status", f'{{"status": "{job.status}"}}')

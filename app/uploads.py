@@ -8,21 +8,19 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from hashlib import sha256
-from typing import Literal
 
 from anyio import CancelScope, CapacityLimiter, to_thread
 from obstore.exceptions import BaseError
 from starlette.datastructures import Headers
 
+from app.containers import UploadKind
 from app.contract import MediaInfo, Upload, upload_key
 from app.errors import Problem, invalid
 from app.ids import new_id
-from app.probe import probe_clip, probe_mask
+from app.probe import probe
 from app.records import Records, now
 from app.settings import Settings
 from app.store import Store
-
-Kind = Literal["clip", "mask"]
 
 PROBES_AT_ONCE = 2  # each decodes a whole clip
 UPLOAD_ID = re.compile(r"up_[0-9a-z]{26}")
@@ -65,7 +63,7 @@ class Uploads:
         self.store = store
         self._probing = CapacityLimiter(PROBES_AT_ONCE)
 
-    async def receive(self, kind: Kind, said: Announced, body: AsyncIterator[bytes]) -> Upload:
+    async def receive(self, kind: UploadKind, said: Announced, body: AsyncIterator[bytes]) -> Upload:
         """Store, check and probe a file; raises a Problem or Refused, and then nothing of it is left."""
         self._check_size(said.size or 0)
         self._check_disk(said.size or 0)
@@ -135,10 +133,10 @@ class Uploads:
             raise
         return size, digest.digest()
 
-    def _probe(self, key: str, kind: Kind) -> tuple[MediaInfo, list[str]]:
+    def _probe(self, key: str, kind: UploadKind) -> tuple[MediaInfo, list[str]]:
         path = self.store.fetch(key, self.settings.scratch)
         try:
-            return probe_clip(path, self.settings) if kind == "clip" else (probe_mask(path, self.settings), [])
+            return probe(path, self.settings, kind)
         finally:
             if self.store.directory is None:
                 path.unlink(missing_ok=True)

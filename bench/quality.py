@@ -26,12 +26,13 @@ from torch import Tensor
 
 from app.contract import SolverSettings
 from app.degradations import Task, degradations_of
+from worker.encode import write_clip
 from worker.measures import psnr, sharpness, ssim
 from worker.solve import Problem, operator_of, pose, solve
 from worker.solver.closed_form import closed_form
 from worker.solver.data_step import data_step
 from worker.solver.prior import DiffusersPrior, load_prior
-from worker.video import Clip, read_clip, write_clip
+from worker.video import Beside, Clip, read_clip
 
 SIX = ("deblur", "deblur_plus", "inpaint", "inpaint_plus", "super_resolution_x4", "super_resolution_x4_plus")
 WIDTH, HEIGHT = 256, 160
@@ -79,12 +80,12 @@ def degrade(task: Task, clip: Clip, frames: int, crf: int, scratch: Path) -> Cas
     if masked:
         generator = torch.Generator().manual_seed(0)
         mask = (torch.rand(1, 1, HEIGHT, WIDTH, generator=generator) > 0.5).float()
-    y = operator_of(degradations, mask).A(truth)
+    y = operator_of(degradations, Beside(mask), truth.device).A(truth)
     return Case(task, clip, truth, through_h264(y, clip, crf, scratch, full_chroma=masked), mask)
 
 
 def posed(case: Case, prior: DiffusersPrior, settings: SolverSettings) -> Problem:
-    return pose(prior, case.measured, degradations_of(case.task), case.mask, None, settings, micro_batch=4)
+    return pose(prior, case.measured, degradations_of(case.task), Beside(case.mask), None, settings, micro_batch=4)
 
 
 def data_alone(problem: Problem) -> Tensor:

@@ -22,6 +22,7 @@ from app.degradations import Task, degradations_of
 from worker.solve import operator_of, pose, solve
 from worker.solver.prior import DiffusersPrior, load_prior
 from worker.solver.restore import Stage
+from worker.video import Beside
 
 TASKS = ("deblur_plus", "super_resolution_x4_plus", "inpaint_plus")
 STAGES: tuple[Stage, ...] = ("invert", "denoise", "vae_decode", "data_step", "vae_encode")
@@ -48,10 +49,11 @@ def one_round(prior: DiffusersPrior, task: Task, frames: int, height: int, width
     generator = torch.Generator().manual_seed(0)
     mask = (torch.rand(1, 1, height, width, generator=generator) > 0.5).float()
     degradations = degradations_of(task)
-    mask_used = mask if degradations[-1].kind == "mask" else None
-    measured = operator_of(degradations, mask_used).A(torch.rand(frames, 3, height, width, generator=generator))
+    beside = Beside(mask if degradations[-1].kind == "mask" else None)
+    truth = torch.rand(frames, 3, height, width, generator=generator)
+    measured = operator_of(degradations, beside, truth.device).A(truth)
     settings = SolverSettings()
-    problem = pose(prior, measured, degradations, mask_used, 0.01, settings, batch)
+    problem = pose(prior, measured, degradations, beside, 0.01, settings, batch)
     clock = Clock(prior.device)
     started = time.perf_counter()
     solve(prior, problem, settings, clock.watch)

@@ -9,18 +9,23 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
+from tests import media
 from tests.processes import alive, descendants
 from worker.demo import SAMPLE, await_ready, free_port
+from worker.encode import write_clip
 from worker.measures import psnr
 from worker.solver.operators import Chain
-from worker.solver.spatial import Downsample
-from worker.video import read_clip, write_clip
+from worker.solver.spatial import Convolution, Downsample
+from worker.solver.temporal import TemporalDownsample
+from worker.video import read_clip, read_kernel
 
 FRAMES = 3
 
@@ -186,3 +191,29 @@ def test_operators_see_seconds_per_frame(service: Service, degraded: Path) -> No
     assert "visionxl_frames_processed_total{" in text
     assert 'visionxl_jobs_finished_total{error_code="",status="succeeded",task="super_resolution_x4"}' in text
     assert "visionxl_worker_state{" in text
+
+
+def test_a_long_exposure_comes_back_at_its_full_frame_rate(client: httpx.Client, tmp_path: Path) -> None:
+    """Blurred by an uploaded kernel, two frames to an exposure: shifted, as the kernel is no mirror image of itself."""
+    clip = read_clip(SAMPLE, 4)
+    spot = np.zeros((7, 9), np.uint8)
+    spot[1:5, 2:8] = 255
+    kernel = media.still(tmp_path / "kernel.png", spot, "gray")
+    operator = Chain([TemporalDownsample(2), Convolution(read_kernel(kernel))])
+    truth = clip.frames.float()
+    measured = tmp_path / "measured.mp4"
+    write_clip(measured, operator.A(truth), clip, pts=[2 * t for t in clip.pts[:2]], crf=4)
+    kernel_id = client.post("/v1/uploads?kind=kernel", content=kernel.read_bytes()).json()["id"]
+    source = {"upload_id": upload(client, measured), "kernel_upload_id": kernel_id}
+    stated = [{"kind": "temporal_downsample", "factor": 2}, {"kind": "kernel_blur"}]
+    job = finished(client, submit(client, "", source=source, task=None, degradation=stated))
+
+    assert job["status"] == "succeeded", job
+    output = tmp_path / "output.mp4"
+    output.write_bytes(client.get(job["urls"]["output"]).content)
+    restored = read_clip(output)
+    assert [t * restored.time_base for t in restored.pts] == [t * clip.time_base for t in clip.pts]
+    assert psnr(restored.frames, truth) > psnr(operator.lift(operator.A(truth)), truth) + 2
+    manifest = client.get(job["urls"]["manifest"]).json()
+    assert len(manifest["solver"]["rho"]) == len(manifest["solver"]["timesteps"])
+    assert all(later > earlier for earlier, later in pairwise(manifest["solver"]["rho"]))

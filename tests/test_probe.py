@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from app.contract import MediaInfo
-from app.probe import Refused, probe_clip, probe_mask
+from app.probe import Refused, probe
 from app.settings import Settings
 from tests import media
 from tests.processes import alive, descendants, wait_until
@@ -24,6 +24,14 @@ from tests.processes import alive, descendants, wait_until
 
 def settings(**changes: Any) -> Settings:
     return Settings(**changes)
+
+
+def probe_clip(path: Path, settings: Settings) -> tuple[MediaInfo, list[str]]:
+    return probe(path, settings, "clip")
+
+
+def probe_mask(path: Path, settings: Settings) -> MediaInfo:
+    return probe(path, settings, "mask")[0]
 
 
 def refusal(path: Path, **changes: Any) -> Refused:
@@ -443,7 +451,7 @@ def test_the_decoder_dies_with_the_service(tmp_path: Path) -> None:
     """Held up by a pipe that it waits to read."""
     path = tmp_path / "in.mp4"
     os.mkfifo(path)
-    service = "import sys, pathlib, app.probe as p; p.probe_clip(pathlib.Path(sys.argv[1]), p.Settings())"
+    service = "import sys, pathlib, app.probe as p; p.probe(pathlib.Path(sys.argv[1]), p.Settings(), 'clip')"
     with subprocess.Popen([sys.executable, "-c", service, str(path)]) as process:
         wait_until(lambda: any(confined(pid) for pid in descendants(process.pid)))
         [child] = descendants(process.pid)
@@ -535,3 +543,38 @@ def test_masks_are_guarded_like_clips(tmp_path: Path) -> None:
     assert mask_refusal(tmp_path / "mask.mp4") == "unsupported_container"
     (tmp_path / "mask.png").write_bytes(b"")
     assert mask_refusal(tmp_path / "mask.png") == "truncated_file"
+
+
+# --- kernels -------------------------------------------------------------------------------------------------------
+
+
+def spot(size: int = 9) -> NDArray[np.uint8]:
+    offsets = np.arange(size) - size // 2
+    kernel: NDArray[np.uint8] = np.round(255 * np.exp(-0.1 * (offsets[:, None] ** 2 + offsets**2))).astype(np.uint8)
+    return kernel
+
+
+def kernel_refusal(path: Path) -> str:
+    with pytest.raises(Refused) as refused:
+        probe(path, settings(), "kernel")
+    return refused.value.code
+
+
+def test_a_kernel_is_a_small_grey_picture(tmp_path: Path) -> None:
+    info, warnings = probe(media.still(tmp_path / "kernel.png", spot(), "gray"), settings(), "kernel")
+    assert (info.width, info.height, info.frames, warnings) == (9, 9, 1, [])
+    grey = np.repeat(spot()[..., None], 3, axis=2)
+    assert probe(media.still(tmp_path / "kernel.png", grey, "rgb24"), settings(), "kernel")[0].width == 9
+    deep = spot().astype(np.uint16) * 257
+    assert probe(media.still(tmp_path / "kernel.png", deep, "gray16be"), settings(), "kernel")[1] == []
+
+
+def test_what_is_no_kernel(tmp_path: Path) -> None:
+    coloured = np.repeat(spot()[..., None], 3, axis=2)
+    coloured[0, 0, 1] += 9
+    assert kernel_refusal(media.still(tmp_path / "k.png", coloured, "rgb24")) == "kernel_invalid"
+    assert kernel_refusal(media.still(tmp_path / "k.png", np.zeros((9, 9), np.uint8), "gray")) == "kernel_invalid"
+    assert kernel_refusal(media.still(tmp_path / "k.png", spot(131), "gray")) == "kernel_invalid"
+    assert kernel_refusal(media.clip(tmp_path / "k.mp4")) == "unsupported_container"
+    (tmp_path / "k.png").write_bytes(b"")
+    assert kernel_refusal(tmp_path / "k.png") == "truncated_file"

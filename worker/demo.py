@@ -22,9 +22,10 @@ from rich.table import Table
 from torch import Tensor
 
 from app.degradations import Task, degradations_of
+from worker.encode import write_clip
 from worker.measures import psnr, sharpness, ssim
 from worker.solve import operator_of
-from worker.video import Clip, read_clip, write_clip
+from worker.video import Beside, Clip, read_clip
 
 SAMPLE = Path(__file__).resolve().parent.parent / "app" / "static" / "sample.mp4"
 CRF = 10  # of the degraded clip: what a careful client would send
@@ -64,7 +65,7 @@ def degrade(sample: Clip, truth: Tensor, task: Task, directory: Path) -> tuple[P
         generator = torch.Generator().manual_seed(0)
         mask = (torch.rand(1, 1, *truth.shape[-2:], generator=generator) > 0.5).float()
     degraded = directory / "degraded.mp4"
-    y = operator_of(degradations, mask).A(truth)
+    y = operator_of(degradations, Beside(mask), truth.device).A(truth)
     # Chroma at half size would mix known pixels with lost ones.
     write_clip(degraded, y, sample, pts=sample.pts, crf=CRF, full_chroma=mask is not None)
     if mask is None:

@@ -13,7 +13,7 @@ from av.packet import Packet
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from app.containers import HEAD_BYTES, demuxer_of
+from app.containers import HEAD_BYTES, UploadKind, demuxer_of
 from worker.colour import BT709, LIMITED
 
 _AUDIO_OF_MP4: Final = frozenset({"aac", "mp3", "ac3", "eac3", "alac", "flac", "opus"})
@@ -23,15 +23,15 @@ _AUDIO_OF_MP4: Final = frozenset({"aac", "mp3", "ac3", "eac3", "alac", "flac", "
 _X264: Final = {"preset": "medium", "threads": "4", "x264-params": "mbtree=0"}
 
 
-def opened(path: Path, stills: bool = False) -> InputContainer:
-    """A file with video, or also a still picture, by the demuxer that the probe took it with.
+def opened(path: Path, kind: UploadKind = "clip") -> InputContainer:
+    """A file with video or a still picture, by the demuxer that the probe took it with.
 
     Raises ValueError for any other file: playlists and the like, which name other files, are not opened.
     """
     with path.open("rb") as file:
-        form = demuxer_of(file.read(HEAD_BYTES), stills)
+        form = demuxer_of(file.read(HEAD_BYTES), kind)
     if form is None:
-        raise ValueError(f"{path.name} is no video file that can be read")
+        raise ValueError(f"{path.name} is no {kind} that can be read")
     guard = {"protocol_whitelist": "file", "format_whitelist": form, "max_streams": "16"}
     return av.open(str(path), "r", format=form, container_options=guard, metadata_errors="replace")
 

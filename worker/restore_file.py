@@ -14,11 +14,13 @@ from torch import Tensor
 from app.contract import OutputSettings, SolverSettings
 from app.degradations import Degradation, Task, degradations_of
 from app.settings import Settings
+from worker.encode import write_results
 from worker.solve import Problem, pose, solve
 from worker.solver.prior import DiffusersPrior
 from worker.solver.restore import Stage
 from worker.task import prior_of
-from worker.video import read_clip, read_mask, write_results
+from worker.timing import restored_times
+from worker.video import read_beside, read_clip
 
 console = Console(stderr=True)
 
@@ -29,6 +31,7 @@ def restore_file(
     task: Annotated[Task | None, typer.Option(help="what happened to the clip")] = None,
     degradation: Annotated[str | None, typer.Option(help="the same as a JSON list, for anything else")] = None,
     mask: Annotated[Path | None, typer.Option(help="picture or clip, white where pixels are known")] = None,
+    kernel: Annotated[Path | None, typer.Option(help="grey picture of what a point looks like after the blur")] = None,
     noise_sigma: Annotated[float | None, typer.Option(help="of pixels in [0, 1]; estimated if not given")] = None,
     seed: Annotated[int, typer.Option()] = 42,
     prompt: Annotated[str, typer.Option()] = "",
@@ -46,17 +49,18 @@ def restore_file(
         form = OutputSettings(crf=crf)
         settings = Settings()
         clip = read_clip(source)
-        known = read_mask(mask) if mask else None
+        beside = read_beside(mask, kernel)
         with console.status("loading the prior"):
             prior = prior_of(settings)
-        problem = pose(prior, clip.frames, degradations, known, noise_sigma, how, settings.micro_batch)
+        problem = pose(prior, clip.frames, degradations, beside, noise_sigma, how, settings.micro_batch)
     except (ValidationError, ValueError, OSError) as error:
         console.print(f"[red]{error}[/red]", highlight=False)
         raise typer.Exit(2) from None
     x = _with_bar(prior, problem, how)
     with TemporaryDirectory(dir=output.parent, prefix=".vxl-") as directory:
         restored, lifted = ((z.clamp(-1, 1) + 1) / 2 for z in (x, problem.lifted))
-        files, left_out = write_results(Path(directory), clip, restored, lifted, form, problem.before)
+        look, pts = restored_times(clip, clip.pts, problem.operator)
+        files, left_out = write_results(Path(directory), look, pts, restored, lifted, form)
         files["output"].replace(output)
         if comparison:
             shutil.move(files["comparison"], comparison)

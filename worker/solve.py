@@ -9,16 +9,18 @@ from torch import Tensor
 from app import degradations as stated
 from app.contract import SolverSettings
 from app.degradations import Degradation
-from worker.solver.data_step import proximal
+from worker.solver.data_step import Trust, proximal
+from worker.solver.kernels import disc_kernel, gaussian_kernel, motion_kernel
 from worker.solver.noise import estimate_noise, noise_on_black
 from worker.solver.operators import Chain, Mask, Operator
 from worker.solver.prior import DiffusersPrior
 from worker.solver.published import published_data_step, published_operators, published_sampling
 from worker.solver.restore import DataStep, Sampling, Watch, nobody, restore
 from worker.solver.schedule import Schedule
-from worker.solver.spatial import Downsample, GaussianBlur
-from worker.solver.temporal import TemporalAverage
+from worker.solver.spatial import Convolution, Downsample, GaussianBlur
+from worker.solver.temporal import TemporalAverage, TemporalDownsample
 from worker.tuning import PAPER, Tuning, tuning_of
+from worker.video import Beside
 
 PUBLISHED_ITERATIONS = 10
 LEAST_NOISE = 1e-4  # a client may state none at all; the data step still divides by it
@@ -46,11 +48,6 @@ class Problem:
         return len(self.lifted)
 
     @property
-    def before(self) -> int:
-        """How many of them lie before the first measured one."""
-        return sum(o.grows()[0] for o in self.operator.operators if isinstance(o, TemporalAverage))
-
-    @property
     def steps(self) -> int:
         """Sampler steps a frame takes."""
         return len(self.sampling.schedule.timesteps)
@@ -59,8 +56,12 @@ class Problem:
         """Fits an estimate to the measurement."""
         if self.published:
             return published_data_step(self.operator, self.y, PUBLISHED_ITERATIONS)
-        tuning, noise = self.tuning, 2 * self.noise_sigma
-        return proximal(self.operator, self.y, self.sampling.schedule, noise, tuning.floor, tuning.slope, tuning.chroma)
+        return proximal(self.operator, self.y, self.sampling.schedule, self.trust)
+
+    @property
+    def trust(self) -> Trust:
+        """How far the data step trusts the measurement."""
+        return Trust(2 * self.noise_sigma, self.tuning.floor, self.tuning.slope, self.tuning.chroma)
 
     def settings(self) -> dict[str, Any]:
         """What the solver runs with, defaults filled in."""
@@ -69,46 +70,62 @@ class Problem:
         chosen |= {"tau": self.tuning.tau, "timesteps": sampling.schedule.timesteps}
         if self.published:
             return chosen | {"cg_iterations": PUBLISHED_ITERATIONS}
-        return chosen | {name: getattr(self.tuning, name) for name in ("floor", "slope", "chroma")}
+        rho = [self.trust.rho(sampling.schedule, t) for t in sampling.schedule.timesteps]
+        return chosen | {name: getattr(self.tuning, name) for name in ("floor", "slope", "chroma")} | {"rho": rho}
 
     def residual(self, x: Tensor) -> float:
         """RMS of y - A x, in pixels of [0, 1]."""
         return float((self.y - self.operator.A(x)).square().mean().sqrt()) / 2
 
 
-def operator_of(degradations: list[Degradation], mask: Tensor | None) -> Chain:
-    """The operators a client's list stands for. mask: (1 or T, 1, H, W) of 0 and 1."""
-    operators: list[Operator] = []
-    for degradation in degradations:
-        match degradation:
-            case stated.Downsample():
-                operators.append(Downsample(degradation.factor))
-            case stated.GaussianBlur():
-                operators.append(GaussianBlur(degradation.sigma))
-            case stated.TemporalAverage():
-                operators.append(TemporalAverage(degradation.window, degradation.boundary))
-            case stated.Mask():
-                if mask is None:
-                    raise ValueError("a mask is stated but none is given")
-                operators.append(Mask(mask))
-    return Chain(operators)
+def operator_of(degradations: list[Degradation], beside: Beside, device: torch.device) -> Chain:
+    """The operators a client's list stands for."""
+    return Chain([_operator(degradation, beside, device) for degradation in degradations])
+
+
+def _operator(degradation: Degradation, beside: Beside, device: torch.device) -> Operator:
+    match degradation:
+        case stated.Downsample():
+            return Downsample(degradation.factor, degradation.filter)
+        case stated.GaussianBlur() if degradation.sigma is not None:
+            return GaussianBlur(degradation.sigma)
+        case stated.GaussianBlur():
+            assert degradation.sigma_x is not None and degradation.sigma_y is not None  # its validator saw to that
+            return Convolution(gaussian_kernel(degradation.sigma_x, degradation.sigma_y, degradation.angle))
+        case stated.MotionBlur():
+            return Convolution(motion_kernel(degradation.length, degradation.angle))
+        case stated.DiscBlur():
+            return Convolution(disc_kernel(degradation.radius))
+        case stated.KernelBlur():
+            kernel = beside.kernel if degradation.kernel is None else torch.tensor(degradation.kernel).double()
+            if kernel is None:
+                raise ValueError("a kernel is stated but none is given")
+            return Convolution(kernel / kernel.sum())
+        case stated.TemporalAverage():
+            return TemporalAverage(degradation.window, degradation.boundary)
+        case stated.TemporalDownsample():
+            return TemporalDownsample(degradation.factor)
+        case stated.Mask():
+            if beside.mask is None:
+                raise ValueError("a mask is stated but none is given")
+            return Mask(beside.mask.to(device))
 
 
 def pose(
     prior: DiffusersPrior,
     measured: Tensor,
     degradations: list[Degradation],
-    mask: Tensor | None,
+    beside: Beside,
     noise_sigma: float | None,
     settings: SolverSettings,
     micro_batch: int,
 ) -> Problem:
     """Set up what is to be solved.
 
-    measured: (T', 3, H', W') in [0, 1]. mask: (1 or T', 1, H', W') of 0 and 1. noise_sigma: standard deviation on the
-    same scale; None estimates it. Raises ValueError where the degradations do not fit the clip.
+    measured: (T', 3, H', W') in [0, 1]. noise_sigma: standard deviation on the same scale; None estimates it.
+    Raises ValueError where the degradations do not fit the clip.
     """
-    operator = operator_of(degradations, None if mask is None else mask.to(prior.device))
+    operator = operator_of(degradations, beside, prior.device)
     published = settings.preset == "published"
     tuned = replace(PAPER, lowpass=2**0.5) if published else tuning_of(degradations, prior.bundled)
     tuned = replace(tuned, **{n: v for n in ("tau", "eta", "lowpass") if (v := getattr(settings, n)) is not None})

@@ -24,11 +24,13 @@ from app.records import IllegalTransition, Records, now
 from app.settings import Settings
 from app.store import Store
 from worker.control import Control, DeviceLost, TaskFailed
+from worker.encode import write_results
 from worker.progress import Meter
 from worker.solve import Problem, pose, solve
 from worker.solver.prior import DiffusersPrior, load_prior
 from worker.solver.restore import Stage, Watch
-from worker.video import read_clip, read_mask, write_results
+from worker.timing import restored_times
+from worker.video import read_beside, read_clip
 
 log = structlog.get_logger(__name__)
 REDIS_PATIENCE_SECONDS = 300
@@ -107,9 +109,8 @@ class Restorer:
         clip = read_clip(file, job.source.frames, each=meter.check)
         if clip.frames.shape[0] != job.source.frames or clip.frames.shape[-1] != job.source.width:
             raise TaskFailed("corrupt_stream", "The clip does not decode as it did when it was uploaded.")
-        mask = None
-        if mask_id := job.request.source.mask_upload_id:
-            mask = read_mask(self.store.fetch(upload_key(mask_id), scratch))
+        others = {kind: self.store.fetch(upload_key(i), scratch) for kind, i in job.request.source.beside().items()}
+        beside = read_beside(others.get("mask"), others.get("kernel"))
         frames = len(clip.frames)
         meter.measured("decode", frames)
 
@@ -122,7 +123,7 @@ class Restorer:
                 self.prior,
                 clip.frames,
                 request.degradations(),
-                mask,
+                beside,
                 request.noise_sigma,
                 request.solver,
                 self.settings.micro_batch,
@@ -139,9 +140,8 @@ class Restorer:
         job = self._move(job, JobStatus.finalizing)
         meter.enter("encoding", problem.frames)
         restored, lifted = ((z.clamp(-1, 1) + 1) / 2 for z in (x, problem.lifted))
-        files, left_out = write_results(
-            scratch, clip, restored, lifted, request.output, before=problem.before, each=meter.check
-        )
+        look, pts = restored_times(clip, clip.pts, problem.operator)
+        files, left_out = write_results(scratch, look, pts, restored, lifted, request.output, each=meter.check)
         meter.measured("encode", problem.frames)
         self._finish(job, problem, problem.residual(x), files, left_out, meter)
 

@@ -7,7 +7,7 @@ from app.degradations import Degradation, Task, degradations_of, task_of
 
 @dataclass(frozen=True)
 class Tuning:
-    """tau, eta, lowpass as in SolverSettings; floor, slope and chroma as in worker.solver.data_step.proximal.
+    """tau, eta, lowpass as in SolverSettings; floor, slope and chroma as in worker.solver.data_step.Trust.
 
     The first three default to the paper's values.
     """

@@ -9,13 +9,15 @@ from fastapi import APIRouter, Query, Request, Response
 from starlette.requests import ClientDisconnect
 
 from app.api.wiring import Wired
+from app.containers import UploadKind
 from app.contract import Upload
 from app.errors import Problem, problem_of
 from app.observe import CLIENT_LEFT
-from app.uploads import Kind, announced
+from app.uploads import announced
 
 router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
 
+KINDS = "a clip to restore; a mask, white where pixels are known; a kernel, a grey picture of a point after the blur"
 DRAIN_BYTES, DRAIN_SECONDS = 16 << 20, 2
 
 RAW_BODY = {
@@ -32,7 +34,7 @@ async def create_upload(
     request: Request,
     response: Response,
     wired: Wired,
-    kind: Annotated[Kind, Query(description="a clip to restore, or a mask: white where its pixels are known")] = "clip",
+    kind: Annotated[UploadKind, Query(description=KINDS)] = "clip",
 ) -> Upload:
     """Send a file as the raw body. It is decoded once, whole; what cannot be restored is refused, and says why."""
     body = request.stream()

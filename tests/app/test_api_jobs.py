@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from redis import Redis
 from rq import Queue
@@ -72,6 +73,19 @@ def test_positions_count_the_higher_queues_first(api: httpx.Client, body: dict[s
         ({"task": None, "degradation": [{"kind": "temporal_average", "window": 13}]}, "degradation.0.window"),
         ({"task": "temporal_deblur"}, "task"),
         ({"task": None, "degradation": [{"kind": "downsample", "factor": 16}] * 3}, "degradation"),
+        ({"task": None, "degradation": [{"kind": "temporal_downsample", "factor": 16}] * 2}, "degradation"),
+        ({"task": None, "degradation": [{"kind": "gaussian_blur"}]}, "degradation.0"),
+        ({"task": None, "degradation": [{"kind": "gaussian_blur", "sigma": 2, "sigma_x": 2}]}, "degradation.0"),
+        ({"task": None, "degradation": [{"kind": "gaussian_blur", "sigma_x": 2}]}, "degradation.0"),
+        ({"task": None, "degradation": [{"kind": "gaussian_blur", "sigma": 2, "angle": 5}]}, "degradation.0"),
+        ({"task": None, "degradation": [{"kind": "motion_blur", "length": 500}]}, "degradation.0.length"),
+        ({"task": None, "degradation": [{"kind": "kernel_blur", "kernel": [[0.5, 0.4]]}]}, "degradation.0.kernel"),
+        (
+            {"task": None, "degradation": [{"kind": "kernel_blur", "kernel": [[0.5], [0.2, 0.3]]}]},
+            "degradation.0.kernel",
+        ),
+        ({"task": None, "degradation": [{"kind": "kernel_blur"}]}, "source.kernel_upload_id"),
+        ({"task": None, "degradation": [{"kind": "mask"}]}, "source.mask_upload_id"),
     ],
 )
 def test_the_field_at_fault_is_named(
@@ -80,6 +94,55 @@ def test_the_field_at_fault_is_named(
     problem = assert_problem(api.post("/v1/jobs", json=body | change), 422, "invalid_parameter")
     assert field in [error["field"] for error in problem["errors"]]
     assert redis_client.keys("vxl:job*") == []
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"kind": "downsample", "factor": 2, "filter": "bicubic"},
+        {"kind": "gaussian_blur", "sigma_x": 3, "sigma_y": 1, "angle": 30},
+        {"kind": "motion_blur", "length": 9.5, "angle": -20},
+        {"kind": "disc_blur", "radius": 3},
+        {"kind": "kernel_blur", "kernel": [[0.25, 0.25], [0.25, 0.2501]]},
+        {"kind": "temporal_downsample", "factor": 4},
+    ],
+    ids=lambda step: step["kind"],
+)
+def test_every_degradation_is_taken(api: httpx.Client, upload_id: str, step: dict[str, Any]) -> None:
+    """And as it was written; what the published solver has no model of is refused it."""
+    body = {"source": {"upload_id": upload_id}, "degradation": [step]}
+    job = api.post("/v1/jobs", json=body)
+    assert job.status_code == 202
+    assert job.json()["request"]["degradation"][0].items() >= step.items()
+    refused = api.post("/v1/jobs", json=body | {"solver": {"preset": "published"}})
+    problem = assert_problem(refused, 422, "invalid_parameter")
+    assert problem["errors"][0]["field"] == "solver.preset"
+
+
+def test_a_kernel_may_be_uploaded(api: httpx.Client, upload_id: str, tmp_path: Path) -> None:
+    spot = np.zeros((5, 7), np.uint8)
+    spot[1:4, 2:5] = 200
+    picture = media.still(tmp_path / "kernel.png", spot, "gray").read_bytes()
+    kernel = api.post("/v1/uploads?kind=kernel", content=picture).json()
+    assert (kernel["kind"], kernel["media"]["width"]) == ("kernel", 7)
+    source = {"upload_id": upload_id, "kernel_upload_id": kernel["id"]}
+    body = {"source": source, "degradation": [{"kind": "kernel_blur"}]}
+    assert api.post("/v1/jobs", json=body).status_code == 202
+    assert_problem(api.delete(f"/v1/uploads/{kernel['id']}"), 409, "upload_in_use")
+    misplaced = {"source": source | {"kernel_upload_id": upload_id}}
+    for other in (body | {"task": "deblur", "degradation": []}, body | misplaced):
+        problem = assert_problem(api.post("/v1/jobs", json=other), 422, "invalid_parameter")
+        assert problem["errors"][0]["field"] == "source.kernel_upload_id"
+    assert_problem(api.post("/v1/uploads?kind=kernel", content=b"x" * 99), 415, "unsupported_container")
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999"])
+def test_a_kernel_of_no_numbers_is_refused(api: httpx.Client, upload_id: str, number: str) -> None:
+    steps = f'[{{"kind": "kernel_blur", "kernel": [[1, {number}]]}}]'
+    body = f'{{"source": {{"upload_id": "{upload_id}"}}, "degradation": {steps}}}'
+    response = api.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
+    problem = assert_problem(response, 422, "invalid_parameter")
+    assert problem["errors"][0]["field"].startswith("degradation.0.kernel")
 
 
 def test_nan_is_refused(api: httpx.Client, upload_id: str) -> None:

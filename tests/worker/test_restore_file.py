@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 
 from worker.demo import SAMPLE
+from worker.encode import write_clip
 from worker.solver.operators import Chain
 from worker.solver.spatial import Downsample, GaussianBlur
-from worker.video import read_clip, write_clip
+from worker.video import read_clip
 
 
 def vxl(*arguments: object) -> subprocess.CompletedProcess[str]:

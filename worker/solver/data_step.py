@@ -13,6 +13,7 @@ A A^T is inverted in closed form wherever its structure allows (closed_form.py);
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -39,27 +40,33 @@ def data_step(operator: Operator, gram: Gram | None, x0: Tensor, y: Tensor, rho:
     return x0 + conjugate_gradients(operator, operator.A_adjoint(residual), rho)
 
 
-def proximal(
-    operator: Chain,
-    y: Tensor,
-    schedule: Schedule,
-    noise: float,
-    floor: float = 0.06,
-    slope: float = 0.06,
-    chroma: float = 1,
-) -> Callable[[Tensor, int], Tensor]:
-    """The data step at timestep t, with rho_t = (noise / r_t)^2 and r_t = floor + slope * sqrt((1 - abar_t) / abar_t).
+@dataclass(frozen=True)
+class Trust:
+    """How far to trust the measurement against the prior: rho_t = (noise / r_t)^2, r_t = floor + slope * sigma_t.
 
-    noise: standard deviation of y's noise, > 0, on the [-1, 1] scale of y. floor: how far off the prior's last
-    estimate may be; slope: how much of the latents' noise ends up in the estimate; both RMS, on the same scale.
-    chroma: how many times rho_t is to be for colour. y: (T', 3, H', W').
+    sigma_t = sqrt((1 - abar_t) / abar_t). noise: standard deviation of the measurement's noise, > 0. floor: how far off
+    the prior's last estimate may be; slope: how much of the latents' noise ends up in the estimate. All three are RMS,
+    for pixels in [-1, 1]. chroma: how many times rho_t is to be for colour.
     """
+
+    noise: float
+    floor: float = 0.06
+    slope: float = 0.06
+    chroma: float = 1
+
+    def rho(self, schedule: Schedule, t: int) -> float:
+        """For brightness, at timestep t."""
+        return (self.noise / (self.floor + self.slope * schedule.noise(t) / schedule.signal(t))) ** 2
+
+
+def proximal(operator: Chain, y: Tensor, schedule: Schedule, trust: Trust) -> Callable[[Tensor, int], Tensor]:
+    """The data step at timestep t. y: (T', 3, H', W') in [-1, 1]."""
     gram = closed_form(operator, y)
-    weights = y.new_tensor([1, chroma, chroma]).view(3, 1, 1)
-    opponent = None if chroma == 1 else mix_channels(OPPONENT, y)
+    weights = y.new_tensor([1, trust.chroma, trust.chroma]).view(3, 1, 1)
+    opponent = None if trust.chroma == 1 else mix_channels(OPPONENT, y)
 
     def step(x0: Tensor, t: int) -> Tensor:
-        rho = (noise / (floor + slope * schedule.noise(t) / schedule.signal(t))) ** 2
+        rho = trust.rho(schedule, t)
         if opponent is None:
             return data_step(operator, gram, x0, y, rho)
         x = data_step(operator, gram, mix_channels(OPPONENT, x0), opponent, rho * weights)

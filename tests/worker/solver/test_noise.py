@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from worker.demo import SAMPLE
+from worker.encode import write_clip
 from worker.solver.noise import COMPRESSION, estimate_noise, noise_on_black
 from worker.solver.spatial import Downsample, GaussianBlur
-from worker.video import read_clip, write_clip
+from worker.video import read_clip
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,42 @@
+"""When restored frames are shown, where they are more than were measured."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from fractions import Fraction
+from itertools import pairwise
+
+from worker.solver.operators import Chain
+from worker.solver.temporal import TemporalAverage, TemporalDownsample
+from worker.video import ClipInfo
+
+LARGEST_TIMESCALE = 2**31 - 1  # ticks a second that mp4 can count in
+
+
+def restored_times(clip: ClipInfo, pts: Sequence[int], operator: Chain) -> tuple[ClipInfo, list[int]]:
+    """The source's description with the time base and rate of the restored clip, and the timestamps of its frames.
+
+    Frames beyond the measured ones, which a `valid` average tells of, are an average frame apart; frames that shared an
+    exposure share its time evenly, the last exposure being as long as the one before it.
+    """
+    times = list(pts)
+    for step in reversed(operator.operators):
+        match step:
+            case TemporalAverage():
+                times = extend_pts(times, *step.grows(), clip.frame_ticks)
+            case TemporalDownsample(factor):
+                last = times[-1] - times[-2] if len(times) > 1 else max(1, round(clip.frame_ticks))
+                ends = [*times, times[-1] + last]
+                scale = factor if (clip.time_base / factor).denominator <= LARGEST_TIMESCALE else 1
+                shares = [Fraction(scale * n, factor) for n in range(factor)]
+                times = [round(a * scale + (b - a) * share) for a, b in pairwise(ends) for share in shares]
+                clip = replace(clip, time_base=clip.time_base / scale, rate=clip.rate * factor)
+            case _:
+                pass
+    return clip, times
+
+
+def extend_pts(pts: Sequence[int], before: int, after: int, duration: Fraction | int) -> list[int]:
+    """Timestamps with `before` more ahead and `after` more behind, `duration` ticks apart."""
+    ahead = [pts[0] - round(k * duration) for k in range(before, 0, -1)]
+    behind = [pts[-1] + round(k * duration) for k in range(1, after + 1)]
+    return [*ahead, *pts, *behind]
