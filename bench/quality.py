@@ -2,9 +2,10 @@
 
     python bench/quality.py CLIP [CLIP ...]           # the table of docs/quality.md
     python bench/quality.py app/static/sample.mp4 --tasks deblur inpaint
+    python bench/quality.py CLIP --size as-is --tasks deblur
 
-A clip is scaled to 256x160 (middle cropped), degraded, written as H.264, read back, restored, written as H.264 and read
-back again, as a client of the service would see it. Columns, PSNR in dB:
+A clip is scaled to 256x160 (middle cropped) or to any other --size, degraded, written as H.264, read back, restored,
+written as H.264 and read back again, as a client of the service would see it. Columns, PSNR in dB:
 
     given   what came in, on the grid of the clip: lost pixels black, small clips enlarged bicubically
     lift    what the solver starts from
@@ -35,7 +36,8 @@ from worker.solver.prior import DiffusersPrior, load_prior
 from worker.video import Beside, Clip, read_clip
 
 SIX = ("deblur", "deblur_plus", "inpaint", "inpaint_plus", "super_resolution_x4", "super_resolution_x4_plus")
-WIDTH, HEIGHT = 256, 160
+SIZE = (256, 160)
+Size = tuple[int, int] | None  # width and height; None: as the clip is
 OUTPUT_CRF = 12  # what a job has if it asks for nothing else
 
 
@@ -50,15 +52,27 @@ class Case:
     mask: Tensor | None
 
 
-def scaled(clip: Clip, frames: int) -> Tensor:
-    """The first frames at 256x160, the middle cropped, in [0, 1]."""
+def size_of(text: str) -> Size:
+    """`256x160` -> (256, 160); `as-is` -> None."""
+    if text == "as-is":
+        return None
+    width, height = map(int, text.split("x"))
+    return width, height
+
+
+def scaled(clip: Clip, frames: int, size: Size) -> Tensor:
+    """The first frames at that width and height, the middle cropped, in [0, 1]; as they are where size is None."""
     x = clip.frames[:frames].float()
-    scale = max(WIDTH / x.shape[-1], HEIGHT / x.shape[-2])
+    if size is None:
+        return x
+    width, height = size
+    scale = max(width / x.shape[-1], height / x.shape[-2])
     if scale != 1:
-        size = (round(x.shape[-2] * scale), round(x.shape[-1] * scale))
-        x = F.interpolate(x, size=size, mode="bicubic", antialias=True)
-    top, left = (x.shape[-2] - HEIGHT) // 2, (x.shape[-1] - WIDTH) // 2
-    return x[..., top : top + HEIGHT, left : left + WIDTH].clamp(0, 1)
+        x = F.interpolate(
+            x, size=(round(x.shape[-2] * scale), round(x.shape[-1] * scale)), mode="bicubic", antialias=True
+        )
+    top, left = (x.shape[-2] - height) // 2, (x.shape[-1] - width) // 2
+    return x[..., top : top + height, left : left + width].clamp(0, 1)
 
 
 def through_h264(x: Tensor, like: Clip, crf: int, scratch: Path, full_chroma: bool = False) -> Tensor:
@@ -68,18 +82,17 @@ def through_h264(x: Tensor, like: Clip, crf: int, scratch: Path, full_chroma: bo
     return read_clip(path).frames.float()
 
 
-def degrade(task: Task, clip: Clip, frames: int, crf: int, scratch: Path) -> Case:
+def degrade(task: Task, clip: Clip, truth: Tensor, crf: int, scratch: Path) -> Case:
     """Degrade a clean clip and send it through H.264: 4:2:0, but 4:4:4 where pixels are lost.
 
     A mask of single pixels cannot pass 4:2:0, whose chroma mixes known and lost ones.
     """
-    truth = scaled(clip, frames)
     degradations = degradations_of(task)
     masked = degradations[-1].kind == "mask"
     mask = None
     if masked:
         generator = torch.Generator().manual_seed(0)
-        mask = (torch.rand(1, 1, HEIGHT, WIDTH, generator=generator) > 0.5).float()
+        mask = (torch.rand(1, 1, *truth.shape[-2:], generator=generator) > 0.5).float()
     y = operator_of(degradations, Beside(mask), truth.device).A(truth)
     return Case(task, clip, truth, through_h264(y, clip, crf, scratch, full_chroma=masked), mask)
 
@@ -129,21 +142,23 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=SIX, choices=[task.value for task in Task])
     parser.add_argument("--frames", type=int, default=9)
     parser.add_argument("--crf", type=int, default=10, help="of the degraded clip's H.264")
+    parser.add_argument("--size", type=size_of, default=SIZE, help="such as 640x384, or as-is")
     parser.add_argument("--model", default="bundled")
     args = parser.parse_args()
 
     prior, settings = load_prior(args.model), SolverSettings()
-    print(f"{args.frames} frames of {WIDTH}x{HEIGHT}, H.264 crf {args.crf} in, crf {OUTPUT_CRF} out\n")
+    size = "x".join(map(str, args.size)) if args.size else "their own size"
+    print(f"{args.frames} frames of {size}, H.264 crf {args.crf} in, crf {OUTPUT_CRF} out\n")
     print("| clip | task | given | lift | data | full | SSIM data | full | sharp data | full | s/frame |")
     print("|---|---|---|---|---|---|---|---|---|---|---|")
     with TemporaryDirectory() as directory:
         for path in args.clips:
             clip = read_clip(path, args.frames)
-            print(f"| {path.stem} | (autoencoder) | | | | {ceiling(prior, scaled(clip, args.frames)):.2f} | | | | | |")
+            truth = scaled(clip, args.frames, args.size)
+            print(f"| {path.stem} | (autoencoder) | | | | {ceiling(prior, truth):.2f} | | | | | |")
             for task in map(Task, args.tasks):
-                values = row(
-                    degrade(task, clip, args.frames, args.crf, Path(directory)), prior, settings, Path(directory)
-                )
+                case = degrade(task, clip, truth, args.crf, Path(directory))
+                values = row(case, prior, settings, Path(directory))
                 cells = [*(f"{v:.2f}" for v in values[:4]), *(f"{v:.3f}" for v in values[4:8]), f"{values[8]:.2f}"]
                 print("|", " | ".join([path.stem, task.value, *cells]), "|", flush=True)
 
@@ -151,7 +166,7 @@ def main() -> None:
 @torch.inference_mode()
 def ceiling(prior: DiffusersPrior, truth: Tensor) -> float:
     """PSNR of the autoencoder's round trip."""
-    back = prior.decode(prior.encode(2 * truth - 1), (HEIGHT, WIDTH)).clamp(-1, 1)
+    back = prior.decode(prior.encode(2 * truth - 1), (truth.shape[-2], truth.shape[-1])).clamp(-1, 1)
     return psnr((back + 1) / 2, truth)
 
 

@@ -13,7 +13,7 @@ from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from quality import SIX, best_data_alone, degrade, posed
+from quality import SIX, SIZE, best_data_alone, degrade, posed, scaled
 from rich.console import Console
 from rich.table import Table
 
@@ -49,10 +49,8 @@ def main() -> None:
     grid = [Tuning(**dict(zip(AXES, point, strict=True))) for point in product(*(getattr(args, axis) for axis in AXES))]
     with TemporaryDirectory() as directory:
         for name in args.tasks:
-            cases = [
-                degrade(Task(name), read_clip(path, args.frames), args.frames, 10, Path(directory))
-                for path in args.clips
-            ]
+            clips = [read_clip(path, args.frames) for path in args.clips]
+            cases = [degrade(Task(name), clip, scaled(clip, args.frames, SIZE), 10, Path(directory)) for clip in clips]
             problems = [posed(case, prior, settings) for case in cases]
             pairs = list(zip(cases, problems, strict=True))
             data = sum(psnr(best_data_alone(case, problem), case.truth) for case, problem in pairs) / len(pairs)
