@@ -1,0 +1,55 @@
+"""From what a client states to what the solver takes, on the bundled checkpoint's own settings."""
+
+import math
+
+import pytest
+import torch
+from consistency import NOISES, row
+from torch import Tensor
+
+from app.contract import SolverSettings
+from app.degradations import Task, degradations_of
+from worker.demo import SAMPLE
+from worker.solve import pose
+from worker.solver.prior import DiffusersPrior, load_prior
+from worker.video import Beside, read_clip
+
+
+@pytest.fixture(scope="module")
+def prior() -> DiffusersPrior:
+    return load_prior()
+
+
+@pytest.fixture(scope="module")
+def truth() -> Tensor:
+    return read_clip(SAMPLE, 15).frames.float()
+
+
+@pytest.mark.parametrize("noise", NOISES)
+@pytest.mark.parametrize("task", Task)
+def test_noise_never_makes_the_data_step_lose(prior: DiffusersPrior, truth: Tensor, task: Task, noise: str) -> None:
+    """Nor with settings that no task was named for; the published one falls below what it was given in every case."""
+    start, *published, ours = row(prior, truth, task, noise)
+    assert ours > start - 1e-3
+    assert "inpaint" in task or max(published) < start - 0.5
+    if task not in (Task.inpaint, Task.super_resolution_x4):
+        assert ours > start + 0.2
+
+
+def test_what_is_not_stated_comes_from_the_clip(prior: DiffusersPrior, truth: Tensor) -> None:
+    """The noise is estimated, never below what compression leaves, and rho grows with its square."""
+    task = degradations_of(Task.super_resolution_x4)
+    small = torch.nn.functional.avg_pool2d(truth, 4)
+
+    def posed(y: Tensor, sigma: float | None = None) -> list[float]:
+        problem = pose(prior, y, task, Beside(), sigma, SolverSettings(), micro_batch=4)
+        settings = problem.settings()
+        assert len(settings["rho"]) == len(settings["timesteps"])
+        return [problem.noise_sigma, settings["rho"][-1]]
+
+    noisy = small + 0.03 * torch.randn(small.shape, generator=torch.Generator().manual_seed(0))
+    assert posed(small)[0] == pytest.approx(1 / 255)
+    assert posed(noisy)[0] == pytest.approx(0.03, rel=0.25)
+    stated, doubled = posed(small, 0.01), posed(small, 0.02)
+    assert stated[0] == 0.01
+    assert math.isclose(doubled[1], 4 * stated[1])
