@@ -11,7 +11,8 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from app.containers import BesideKind, UploadKind
-from app.degradations import Degradation, Strict, Task, degradations_of
+from app.degradations import Strict
+from app.restoration import Restoration
 
 # --- what the client asks for --------------------------------------------------------------------------------------
 
@@ -29,34 +30,7 @@ class Source(Strict):
         return {kind: upload_id for kind, upload_id in ids.items() if upload_id is not None}
 
 
-class SolverSettings(Strict):
-    """How the inverse problem is solved; what is left null follows the preset and the task (docs/algorithm.md).
-
-    preset: `published` reproduces the solver as its authors published it, shortcomings included.
-    """
-
-    preset: Literal["default", "published"] = "default"
-    steps: int = Field(25, ge=2, le=1000, description="over the whole schedule; tau keeps the last of them")
-    tau: float | None = Field(None, gt=0, le=0.5, description="where sampling starts, as a share of the schedule")
-    eta: float | None = Field(None, ge=0, le=1, description="share of fresh noise when renoising")
-    lowpass: float | None = Field(None, ge=0, le=4, description="low-pass width is lowpass * sqrt(1 - abar) pixels")
-    init: Literal["every_frame", "first_frame", "random"] | None = Field(None, description="what is inverted at first")
-    final: Literal["data", "prior"] | None = Field(None, description="data: fitted to the measurement once more")
-    prompt: str = Field("", max_length=1000)
-    guidance: float = Field(0.6, ge=0, le=1, description="CFG++ weight; counts only with a prompt")
-    seed: int = Field(42, ge=0, lt=2**63)
-
-
-class OutputSettings(Strict):
-    """The file that comes back."""
-
-    container: Literal["mp4"] = "mp4"
-    codec: Literal["h264"] = "h264"
-    crf: int = Field(12, ge=0, le=40, description="x264 constant rate factor: lower is better and larger")
-    audio: Literal["copy", "none"] = "copy"
-
-
-class JobRequest(Strict):
+class JobRequest(Restoration):
     """Restore an uploaded clip. Say what happened to it as `task` or as a list `degradation`, applied in order."""
 
     model_config = ConfigDict(
@@ -76,25 +50,10 @@ class JobRequest(Strict):
     )
 
     source: Source
-    task: Task | None = None
-    degradation: list[Degradation] = Field(default_factory=list, max_length=8)
-    noise_sigma: float | None = Field(None, ge=0, le=0.5, description="for pixels in [0, 1]; null: estimated")
-    solver: SolverSettings = Field(default_factory=SolverSettings)
-    output: OutputSettings = Field(default_factory=OutputSettings)
     priority: Literal["high", "normal", "low"] = "normal"
     cancel_after_seconds: int | None = Field(None, ge=1, le=7 * 86400, description="deadline, from creation")
     expires_after_seconds: int | None = Field(None, ge=60, le=30 * 86400, description="how long the result is kept")
     metadata: dict[str, JsonValue] = Field(default_factory=dict, max_length=50)
-
-    @model_validator(mode="after")
-    def _one_way_to_say_it(self) -> Self:
-        if (self.task is None) == (not self.degradation):
-            raise ValueError("give either task or a non-empty degradation")
-        return self
-
-    def degradations(self) -> list[Degradation]:
-        """What happened to the clip, in order."""
-        return degradations_of(self.task) if self.task else self.degradation
 
 
 # --- uploads -------------------------------------------------------------------------------------------------------
@@ -198,7 +157,11 @@ class OutputInfo(BaseModel):
 
 
 class JobMetrics(BaseModel):
-    """Measured, never estimated; null until known. The residual is RMS of y - A x in [0, 1] pixel units."""
+    """Measured, never estimated; null until known. The residual is RMS of y - A x in [0, 1] pixel units.
+
+    psnr (dB) and ssim compare the result, before it is encoded, with the clean clip where the job simulates; `_before`
+    is what the solver starts from.
+    """
 
     queue_seconds: float | None = None
     gpu_seconds: float | None = None
@@ -207,6 +170,9 @@ class JobMetrics(BaseModel):
     data_residual_before: float | None = None
     noise_sigma: float | None = None
     psnr: float | None = None
+    psnr_before: float | None = None
+    ssim: float | None = None
+    ssim_before: float | None = None
 
 
 class JobError(BaseModel):

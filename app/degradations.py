@@ -112,9 +112,15 @@ class TemporalDownsample(Strict):
 
 
 class Mask(Strict):
-    """Some pixels are lost: those where the clip's mask (`source.mask_upload_id`) is black."""
+    """Some pixels are lost: those where the clip's mask (`source.mask_upload_id`) is black.
+
+    Where the job simulates, there need be no mask: then each pixel is known with probability `known` (0.5 if null), the
+    same pixels in every frame or, with `moving`, others in each.
+    """
 
     kind: Literal["mask"]
+    known: float | None = Field(None, gt=0, lt=1)
+    moving: bool = False
 
 
 Blur = GaussianBlur | MotionBlur | DiscBlur | KernelBlur

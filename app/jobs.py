@@ -73,9 +73,7 @@ class Jobs:
         job_id = job_id or new_id("job")
         if (existing := self.records.find(job_id)) is not None:
             return self._same(existing, request), False  # even where its upload is gone by now, or the queue full
-        uploads = checks.find_uploads(request, self.records)
-        clip, mask = uploads["clip"], uploads.get("mask")
-        checks.check_fit(request, clip.media, mask.media if mask else None, self.settings)
+        clip = checks.find_uploads(request, self.records, self.settings)
         self._check_room()
         job = self._new(job_id, request, clip.media, clip.sha256, clip.warnings)
 
@@ -123,7 +121,7 @@ class Jobs:
         job = self._current(self.records.get(job_id))
         if job.status not in (JobStatus.failed, JobStatus.canceled, JobStatus.expired):
             raise IllegalTransition(job, JobStatus.queued)
-        checks.find_uploads(job.request, self.records)
+        checks.find_uploads(job.request, self.records, self.settings)
         self._check_room()
         request = job.request
         if job.overdue(now()):  # whoever retries then wants the result all the same

@@ -14,8 +14,8 @@ import torch
 from quality import SIX, SIZE, scaled
 from torch import Tensor
 
-from app.contract import SolverSettings
 from app.degradations import Task, degradations_of
+from app.restoration import SolverSettings
 from worker.measures import psnr
 from worker.solve import operator_of, pose
 from worker.solver.operators import Mask

@@ -25,8 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from app.contract import SolverSettings
 from app.degradations import Task, degradations_of
+from app.restoration import SolverSettings
 from worker.encode import write_clip
 from worker.measures import psnr, sharpness, ssim
 from worker.solve import Problem, operator_of, pose, solve

@@ -17,8 +17,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from app.contract import SolverSettings
 from app.degradations import Task, degradations_of
+from app.restoration import SolverSettings
 from worker.solve import operator_of, pose, solve
 from worker.solver.prior import DiffusersPrior, load_prior
 from worker.solver.restore import Stage

@@ -17,8 +17,8 @@ from quality import SIX, SIZE, best_data_alone, degrade, posed, scaled
 from rich.console import Console
 from rich.table import Table
 
-from app.contract import SolverSettings
 from app.degradations import Task
+from app.restoration import SolverSettings
 from worker.measures import psnr
 from worker.solve import Problem, solve
 from worker.solver.prior import DiffusersPrior, load_prior

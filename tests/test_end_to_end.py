@@ -217,3 +217,25 @@ def test_a_long_exposure_comes_back_at_its_full_frame_rate(client: httpx.Client,
     manifest = client.get(job["urls"]["manifest"]).json()
     assert len(manifest["solver"]["rho"]) == len(manifest["solver"]["timesteps"])
     assert all(later > earlier for earlier, later in pairwise(manifest["solver"]["rho"]))
+
+
+def test_a_simulation_says_how_near_its_result_is(client: httpx.Client, tmp_path: Path) -> None:
+    """By the same measures as here, of the output file; and the same seed degrades alike."""
+    clip = read_clip(SAMPLE, 2)
+    clean = tmp_path / "clean.mp4"
+    write_clip(clean, clip.frames.float(), clip, pts=clip.pts, crf=0)
+    truth = read_clip(clean).frames.float()
+    upload_id = upload(client, clean)
+    request = {"task": "inpaint", "simulate": True, "noise_sigma": 0.02, "output": {"crf": 0}}
+    first, second = (finished(client, submit(client, upload_id, **request)) for _ in range(2))
+
+    assert first["status"] == "succeeded", first
+    metrics = first["metrics"]
+    assert metrics["psnr"] > metrics["psnr_before"] + 0.3
+    assert metrics["ssim"] > metrics["ssim_before"]
+    assert metrics["noise_sigma"] == 0.02
+    output = tmp_path / "output.mp4"
+    output.write_bytes(client.get(first["urls"]["output"]).content)
+    assert psnr(read_clip(output).frames, truth) == pytest.approx(metrics["psnr"], abs=0.1)
+    assert first["output"]["sha256"] == second["output"]["sha256"]
+    assert client.get(first["urls"]["manifest"]).json()["request"]["simulate"] is True

@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from app.contract import RESULT_FILES, OutputSettings
+from app.contract import RESULT_FILES
+from app.restoration import OutputSettings
 from worker.colour import from_rgb
 from worker.mux import Muxer, Sound, h264_stream, opened
 from worker.video import ClipInfo, nothing

@@ -1,20 +1,25 @@
 """Restore a file in this process, without a service: `vxl restore in.mp4 -o out.mp4 --task deblur`."""
 
+import json
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from app.contract import OutputSettings, SolverSettings
-from app.degradations import Degradation, Task, degradations_of
+from app.containers import BesideKind
+from app.degradations import Task
+from app.fit import Extent, check_fit, check_given
+from app.restoration import Restoration, SolverSettings
 from app.settings import Settings
 from worker.encode import write_results
+from worker.measures import compared
+from worker.simulate import simulated
 from worker.solve import Problem, pose, solve
 from worker.solver.prior import DiffusersPrior
 from worker.solver.restore import Stage
@@ -38,29 +43,41 @@ def restore_file(
     preset: Annotated[str, typer.Option(help="`published` does as the authors' code does")] = "default",
     tau: Annotated[float | None, typer.Option(help="where sampling starts, as a share of the schedule")] = None,
     crf: Annotated[int, typer.Option(help="x264 rate factor of the result")] = 12,
+    simulate: Annotated[bool, typer.Option(help="the clip is clean: degrade it first")] = False,
     comparison: Annotated[Path | None, typer.Option(help="also write input and result side by side")] = None,
 ) -> None:
     """Restore a clip in this process."""
     for path in filter(None, (output, comparison)):
         path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        degradations = _stated(task, degradation)
-        how = SolverSettings.model_validate({"preset": preset, "seed": seed, "prompt": prompt, "tau": tau})
-        form = OutputSettings(crf=crf)
+        wanted = _stated(
+            task=task,
+            degradation=degradation,
+            noise_sigma=noise_sigma,
+            simulate=simulate,
+            solver={"preset": preset, "seed": seed, "prompt": prompt, "tau": tau},
+            output={"crf": crf},
+        )
         settings = Settings()
+        given: dict[BesideKind, Path | None] = {"mask": mask, "kernel": kernel}
+        check_given(wanted, [kind for kind, path in given.items() if path])
         clip = read_clip(source)
         beside = read_beside(mask, kernel)
+        check_fit(wanted, _extent(clip.frames), None if beside.mask is None else _extent(beside.mask), settings)
+        measured = clip.frames
+        if simulate:
+            measured, beside = simulated(measured, wanted.degradations(), beside, noise_sigma or 0, seed)
         with console.status("loading the prior"):
             prior = prior_of(settings)
-        problem = pose(prior, clip.frames, degradations, beside, noise_sigma, how, settings.micro_batch)
-    except (ValidationError, ValueError, OSError) as error:
-        console.print(f"[red]{error}[/red]", highlight=False)
+        problem = pose(prior, measured, wanted.degradations(), beside, noise_sigma, wanted.solver, settings.micro_batch)
+    except (ValueError, OSError) as error:
+        console.print(f"[red]{_told(error)}[/red]", highlight=False)
         raise typer.Exit(2) from None
-    x = _with_bar(prior, problem, how)
+    x = _with_bar(prior, problem, wanted.solver)
+    restored, lifted = ((z.clamp(-1, 1) + 1) / 2 for z in (x, problem.lifted))
     with TemporaryDirectory(dir=output.parent, prefix=".vxl-") as directory:
-        restored, lifted = ((z.clamp(-1, 1) + 1) / 2 for z in (x, problem.lifted))
-        look, pts = restored_times(clip, clip.pts, problem.operator)
-        files, left_out = write_results(Path(directory), look, pts, restored, lifted, form)
+        look, pts = (clip, clip.pts) if simulate else restored_times(clip, clip.pts, problem.operator)
+        files, left_out = write_results(Path(directory), look, pts, restored, lifted, wanted.output)
         files["output"].replace(output)
         if comparison:
             shutil.move(files["comparison"], comparison)
@@ -71,17 +88,26 @@ def restore_file(
         f"residual {problem.residual(problem.lifted):.4f} -> {problem.residual(x):.4f}",
         highlight=False,
     )
+    if simulate:
+        near = compared(restored, lifted, clip.frames)
+        console.print(f"PSNR {near['psnr_before']:.2f} -> {near['psnr']:.2f} dB", highlight=False)
 
 
-def _stated(task: Task | None, degradation: str | None) -> list[Degradation]:
-    if (task is None) == (degradation is None):
-        raise ValueError("give either --task or --degradation")
-    if task:
-        return degradations_of(task)
-    stated = TypeAdapter(list[Degradation]).validate_json(degradation or "")
-    if not stated:
-        raise ValueError("nothing happened to the clip: the list of degradations is empty")
-    return stated
+def _stated(degradation: str | None, **given: Any) -> Restoration:
+    listed = [] if degradation is None else json.loads(degradation)
+    return Restoration.model_validate(given | {"degradation": listed})
+
+
+def _extent(frames: Tensor) -> Extent:
+    return Extent(frames.shape[-1], frames.shape[-2], len(frames))
+
+
+def _told(error: Exception) -> str:
+    """In a line for each thing that is wrong, its field first."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    places = [(".".join(map(str, one["loc"])), one["msg"].removeprefix("Value error, ")) for one in error.errors()]
+    return "\n".join(f"{field}: {message}" if field else message for field, message in places)
 
 
 def _with_bar(prior: DiffusersPrior, problem: Problem, how: SolverSettings) -> Tensor:

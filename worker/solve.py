@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from app import degradations as stated
-from app.contract import SolverSettings
 from app.degradations import Degradation
+from app.restoration import SolverSettings
 from worker.solver.data_step import Trust, proximal
 from worker.solver.kernels import disc_kernel, gaussian_kernel, motion_kernel
 from worker.solver.noise import estimate_noise, noise_on_black

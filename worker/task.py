@@ -25,7 +25,9 @@ from app.settings import Settings
 from app.store import Store
 from worker.control import Control, DeviceLost, TaskFailed
 from worker.encode import write_results
+from worker.measures import compared
 from worker.progress import Meter
+from worker.simulate import simulated
 from worker.solve import Problem, pose, solve
 from worker.solver.prior import DiffusersPrior, load_prior
 from worker.solver.restore import Stage, Watch
@@ -118,10 +120,15 @@ class Restorer:
         request = job.request
         if self.prior.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
+        measured = clip.frames
         try:
+            if request.simulate:
+                measured, beside = simulated(
+                    clip.frames, request.degradations(), beside, request.noise_sigma or 0, request.solver.seed
+                )
             problem = pose(
                 self.prior,
-                clip.frames,
+                measured,
                 request.degradations(),
                 beside,
                 request.noise_sigma,
@@ -140,10 +147,13 @@ class Restorer:
         job = self._move(job, JobStatus.finalizing)
         meter.enter("encoding", problem.frames)
         restored, lifted = ((z.clamp(-1, 1) + 1) / 2 for z in (x, problem.lifted))
-        look, pts = restored_times(clip, clip.pts, problem.operator)
+        look, pts = (clip, clip.pts) if request.simulate else restored_times(clip, clip.pts, problem.operator)
         files, left_out = write_results(scratch, look, pts, restored, lifted, request.output, each=meter.check)
         meter.measured("encode", problem.frames)
-        self._finish(job, problem, problem.residual(x), files, left_out, meter)
+        measures = {"data_residual": problem.residual(x)}
+        if request.simulate:
+            measures |= compared(restored, lifted, clip.frames)
+        self._finish(job, problem, measures, files, left_out, meter)
 
     def _watch(self, meter: Meter) -> Watch:
         """The meter's callback; on a GPU each stage is waited for, so that it pays for its own work."""
@@ -167,7 +177,13 @@ class Restorer:
             self.control.observe("visionxl_gpu_memory_peak_bytes", torch.cuda.max_memory_allocated())
 
     def _finish(
-        self, job: Job, problem: Problem, residual: float, files: dict[str, Path], left_out: list[str], meter: Meter
+        self,
+        job: Job,
+        problem: Problem,
+        measures: dict[str, float],
+        files: dict[str, Path],
+        left_out: list[str],
+        meter: Meter,
     ) -> None:
         """Write the manifest, put all files into the store, and only then say that the job succeeded."""
         frames, _, height, width = problem.lifted.shape
@@ -178,7 +194,7 @@ class Restorer:
                 update={
                     "gpu_seconds": round(meter.solver_seconds, 3),
                     "seconds_per_frame": round(meter.solver_seconds / frames, 4),
-                    "data_residual": residual,
+                    **measures,
                     "data_residual_before": problem.residual(problem.lifted),
                     "noise_sigma": problem.noise_sigma,
                 }

@@ -145,6 +145,39 @@ def test_a_kernel_of_no_numbers_is_refused(api: httpx.Client, upload_id: str, nu
     assert problem["errors"][0]["field"].startswith("degradation.0.kernel")
 
 
+@pytest.mark.parametrize(
+    ("stated", "field"),
+    [
+        ({"task": "super_resolution_x4"}, None),
+        ({"task": "inpaint"}, None),
+        ({"degradation": [{"kind": "mask", "known": 0.2, "moving": True}, {"kind": "downsample", "factor": 2}]}, None),
+        ({"degradation": [{"kind": "temporal_downsample", "factor": 4}]}, None),
+        ({"degradation": [{"kind": "temporal_average", "window": 7, "boundary": "valid"}]}, None),
+        ({"degradation": [{"kind": "downsample", "factor": 5}]}, "degradation.0.factor"),
+        ({"degradation": [{"kind": "temporal_downsample", "factor": 5}]}, "degradation.0.factor"),
+        (
+            {"degradation": [{"kind": "temporal_downsample", "factor": 4}, {"kind": "temporal_average", "window": 4}]},
+            "degradation.1.window",
+        ),
+        ({"degradation": [{"kind": "mask"}, {"kind": "mask"}]}, "degradation"),
+    ],
+)
+def test_a_clean_clip_may_be_degraded_first(
+    api: httpx.Client, upload_id: str, stated: dict[str, Any], field: str | None
+) -> None:
+    """Where it divides; without `simulate` the clip is the measured one, and a mask has to be sent."""
+    body = {"source": {"upload_id": upload_id}, "simulate": True} | stated
+    answer = api.post("/v1/jobs", json=body)
+    if field is None:
+        assert answer.status_code == 202, answer.text
+        assert answer.json()["metrics"]["psnr"] is None
+    else:
+        assert assert_problem(answer, 422, "invalid_parameter")["errors"][0]["field"] == field
+    if "mask" in str(stated) or "inpaint" in str(stated):
+        refused = assert_problem(api.post("/v1/jobs", json=body | {"simulate": False}), 422, "invalid_parameter")
+        assert refused["errors"][0]["field"] in ("source.mask_upload_id", "degradation.0")
+
+
 def test_nan_is_refused(api: httpx.Client, upload_id: str) -> None:
     body = {"source": {"upload_id": upload_id}, "task": "deblur", "solver": {"tau": float("nan")}}
     response = api.post("/v1/jobs", content=json.dumps(body), headers={"Content-Type": "application/json"})

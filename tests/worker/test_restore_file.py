@@ -58,6 +58,15 @@ def test_the_published_solver_can_be_had(tmp_path: Path) -> None:
         assert (after < before) is nearer
 
 
+def test_a_clean_clip_is_degraded_first_where_asked(small: Path, tmp_path: Path) -> None:
+    done = vxl(small, "-o", tmp_path / "out.mp4", "--task", "inpaint", "--simulate", "--noise-sigma", "0.02")
+    assert done.returncode == 0, done.stderr
+    before, after = map(float, re.findall(r"PSNR (\S+) -> (\S+) dB", " ".join(done.stderr.split()))[0])
+    assert 20 < before < after
+    assert "noise 0.0200" in " ".join(done.stderr.split())
+    assert read_clip(tmp_path / "out.mp4").frames.shape == (2, 3, 40, 64)
+
+
 def test_a_masked_clip_is_filled_in(small: Path, tmp_path: Path) -> None:
     mask = tmp_path / "mask.png"
     known = torch.full((40, 64), 255, dtype=torch.uint8)
@@ -76,13 +85,24 @@ def test_a_masked_clip_is_filled_in(small: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ([], "give either --task or --degradation"),
-        (["--task", "inpaint"], "a mask is stated but none is given"),
+        ([], "give either task or"),
+        (["--task", "inpaint"], "mask: a degradation takes a mask"),
+        (["--task", "deblur", "--kernel", "README.md"], "kernel: no degradation takes a kernel"),
+        (["--degradation", '[{"kind": "temporal_average", "window": 5}]'], "degradation.0.window: the window of 5"),
+        (["--degradation", '[{"kind": "fog"}]'], "degradation.0: "),
+        (["--degradation", '[{"kind": "kernel_blur", "kernel": [[0.5]]}]'], "the sum 1"),
+        (["--degradation", '[{"kind": "gaussian_blur", "sigma": NaN}]'], "degradation.0.gaussian_blur.sigma: "),
         (
-            ["--degradation", '[{"kind": "temporal_average", "window": 5, "boundary": "circular"}, {"kind": "fog"}]'],
-            "fog",
+            ["--degradation", '[{"kind": "downsample", "factor": 16}, {"kind": "downsample", "factor": 8}]'],
+            "degradation: ",
         ),
-        (["--degradation", "[]"], "nothing happened"),
+        (["--degradation", "[]"], "give either task or"),
+        (["--degradation", "sharpen"], "Expecting value"),
+        (["--task", "deblur", "--tau", "2"], "solver.tau: "),
+        (
+            ["--simulate", "--degradation", '[{"kind": "downsample", "factor": 3}]'],
+            "degradation.0.factor: frames of 64x40",
+        ),
     ],
 )
 def test_what_does_not_fit_is_said_in_a_line(small: Path, tmp_path: Path, arguments: list[str], told: str) -> None:

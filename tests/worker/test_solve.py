@@ -7,8 +7,8 @@ import torch
 from consistency import NOISES, row
 from torch import Tensor
 
-from app.contract import SolverSettings
 from app.degradations import Task, degradations_of
+from app.restoration import SolverSettings
 from worker.demo import SAMPLE
 from worker.solve import pose
 from worker.solver.prior import DiffusersPrior, load_prior

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from app.contract import OutputSettings
+from app.restoration import OutputSettings
 from tests import media
 from worker.colour import from_rgb, to_rgb
 from worker.encode import write_clip, write_comparison, write_preview, write_results
