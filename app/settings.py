@@ -33,6 +33,7 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     device: str = "auto"
     micro_batch: int = Field(4, ge=1)
+    part_frames: int = Field(25, ge=1, description="solved together; memory grows with it")
 
     # What a client may send
     max_upload_bytes: int = Field(2 << 30, ge=1)

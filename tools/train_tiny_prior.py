@@ -1,12 +1,12 @@
 """Train the bundled checkpoint: a tiny SDXL pipeline (autoencoder, then UNet) on photographs, from scratch, on a CPU.
 
     python tools/train_tiny_prior.py vae    --steps 3500      # the autoencoder: a quarter of an hour
-    python tools/train_tiny_prior.py unet   --steps 9000      # the noise predictor on its latents: an hour
+    python tools/train_tiny_prior.py unet   --steps 18000     # the noise predictor on its latents: two hours
     python tools/train_tiny_prior.py export                   # -> worker/models/tiny, diffusers format, fp16
 
 Each stage saves its state as it goes and, started again, goes on from there with other crops and noise than before; the
 last quarter of `--steps` lowers the learning rate to zero, so a longer run may be asked for at any time before that.
-Where no state is left, `adopt --steps 9000` makes one of worker/models/tiny, for the UNet to go on after so many steps.
+Where no state is left, `adopt --steps 18000` makes one of worker/models/tiny, from which the UNet goes on.
 """
 
 import argparse

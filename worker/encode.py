@@ -5,11 +5,11 @@ written into the stream can make a 4:2:0 file of odd size. Frames of odd width o
 4:4:4, which comes back at exactly their size; previews and comparisons, made for browsers, are padded to even sizes.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from itertools import chain
 from pathlib import Path
-from typing import Final
+from types import TracebackType
+from typing import Final, Self
 
 import av
 import torch
@@ -20,11 +20,81 @@ from app.contract import RESULT_FILES
 from app.restoration import OutputSettings
 from worker.colour import from_rgb
 from worker.mux import Muxer, Sound, h264_stream, opened
-from worker.video import ClipInfo, nothing
+from worker.video import ClipInfo
 
 _PREVIEW_WIDTH: Final = 640
 _PREVIEW_CRF: Final = 23
+_COMPARISON_CRF: Final = 20
 _SEPARATOR: Final = 4  # pixels between the halves of a comparison
+
+
+class ClipWriter:
+    """Encodes frames as they come: H.264 in mp4, 8 bits, BT.709 matrix, limited range, index first.
+
+        with ClipWriter(path, like, crf=12) as clip:
+            clip.add(frame, timestamp)  # for each
+
+    like: whose time base, rate, pixel shape, primaries and transfer the file takes. crf: x264's constant rate factor.
+    audio_from: a file with the same clock, whose sound is copied bit for bit and stays in step. full_chroma: 4:4:4 at
+    any size, for pictures such as masked ones in which neighbouring pixels have nothing to do with one another. The
+    same frames make the same bytes. `path` appears when the file is whole, and only then.
+
+    left_out: what had to be left out, in words; known once the first frame was added.
+    """
+
+    def __init__(
+        self, path: Path, like: ClipInfo, *, crf: int, audio_from: Path | None = None, full_chroma: bool = False
+    ) -> None:
+        self.left_out: list[str] = []
+        self._path, self._part = path, path.with_name(f".{path.name}.part")
+        self._like, self._crf, self._audio_from, self._full_chroma = like, crf, audio_from, full_chroma
+        self._files = ExitStack()
+        self._muxer: Muxer | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def add(self, image: Tensor, timestamp: int) -> None:
+        """A frame (3, H, W) in [0, 1], of the first one's size, on any device. timestamp: ticks of `like`.
+
+        The file keeps the distances of timestamps exactly and begins at zero.
+        """
+        if self._muxer is None:
+            self._open(image, timestamp)
+        assert self._muxer is not None
+        frame = from_rgb(image, self._pixel_format, self._like.primaries, self._like.transfer)
+        frame.pts, frame.time_base = timestamp - self._shift, self._like.time_base
+        self._muxer.mux(self._stream.encode(frame))
+        self._last = timestamp
+
+    def _open(self, image: Tensor, timestamp: int) -> None:
+        height, width = image.shape[1:]
+        self._pixel_format = "yuv444p" if self._full_chroma or height % 2 or width % 2 else "yuv420p"
+        source = self._files.enter_context(opened(self._audio_from)) if self._audio_from else None
+        output = av.open(str(self._part), "w", format="mp4", options={"movflags": "+faststart"})
+        self._files.enter_context(output)
+        self._stream = h264_stream(output, width, height, self._pixel_format, self._crf, self._like)
+        sound = Sound(source, output)
+        self.left_out = sound.left_out
+        start = timestamp * self._like.time_base
+        self._muxer = Muxer(output, sound, start if sound.start is None else min(start, sound.start))
+        self._shift = round(self._muxer.start / self._like.time_base)
+        self._first = timestamp
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            with self._files:
+                if error is None:
+                    if self._muxer is None:
+                        raise ValueError("there are no frames to write")
+                    self._muxer.mux(self._stream.encode(None))
+                    self._muxer.finish(self._last - self._first + max(1, round(self._like.frame_ticks)))
+            if error is None:
+                self._part.replace(self._path)
+        finally:
+            self._part.unlink(missing_ok=True)
 
 
 def write_clip(
@@ -37,88 +107,54 @@ def write_clip(
     audio_from: Path | None = None,
     full_chroma: bool = False,
 ) -> list[str]:
-    """Encode frames as they come: H.264 in mp4, 8 bits, BT.709 matrix, limited range, index first.
+    """A whole clip at once, as ClipWriter does it; -> what had to be left out.
 
-    frames: (3, H, W) in [0, 1], of one size, on any device. like: whose time base, rate, pixel shape, primaries and
-    transfer the file takes. pts: a timestamp a frame, in ticks of like; the file keeps their distances exactly and
-    begins at zero. crf: x264's constant rate factor. audio_from: a file with the same clock, whose sound is copied
-    bit for bit and stays in step. full_chroma: 4:4:4 at any size, for pictures such as masked ones in which
-    neighbouring pixels have nothing to do with one another. The same frames make the same bytes. `path` appears when
-    the file is whole.
-
-    Returns what had to be left out, in words. Raises ValueError if frames and pts are not equally many.
+    Raises ValueError if frames and pts are not equally many.
     """
-    rest = iter(frames)
-    first = next(rest, None)
-    if first is None:
-        raise ValueError("there are no frames to write")
-    height, width = first.shape[1:]
-    pixel_format = "yuv444p" if full_chroma or height % 2 or width % 2 else "yuv420p"
-
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with ExitStack() as files:
-            source = files.enter_context(opened(audio_from)) if audio_from else None
-            output = files.enter_context(av.open(str(part), "w", format="mp4", options={"movflags": "+faststart"}))
-            stream = h264_stream(output, width, height, pixel_format, crf, like)
-            sound = Sound(source, output)
-            start = pts[0] * like.time_base
-            muxer = Muxer(output, sound, start if sound.start is None else min(start, sound.start))
-            shift = round(muxer.start / like.time_base)
-            for image, timestamp in zip(chain([first], rest), pts, strict=True):
-                frame = from_rgb(image, pixel_format, like.primaries, like.transfer)
-                frame.pts, frame.time_base = timestamp - shift, like.time_base
-                muxer.mux(stream.encode(frame))
-            muxer.mux(stream.encode(None))
-            muxer.finish(pts[-1] - pts[0] + max(1, round(like.frame_ticks)))
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-    return sound.left_out
+    with ClipWriter(path, like, crf=crf, audio_from=audio_from, full_chroma=full_chroma) as clip:
+        for image, timestamp in zip(frames, pts, strict=True):
+            clip.add(image, timestamp)
+    return clip.left_out
 
 
-def write_preview(
-    path: Path, frames: Iterable[Tensor], like: ClipInfo, *, pts: Sequence[int], audio_from: Path | None = None
-) -> list[str]:
-    """The clip for a browser: at most 640 columns, 4:2:0 at any size. Arguments as write_clip's."""
-    small = (_even(_shrink(frame.float())) for frame in frames)
-    return write_clip(path, small, like, pts=pts, crf=_PREVIEW_CRF, audio_from=audio_from)
+class ResultWriter:
+    """Output, preview and comparison of a restored clip, frame by frame.
 
+    The preview is for browsers: at most 640 columns, 4:2:0 at any size. So is the comparison: what the solver started
+    from and the result side by side with a white line between, without sound.
 
-def write_comparison(
-    path: Path, left: Iterable[Tensor], right: Iterable[Tensor], like: ClipInfo, *, pts: Sequence[int], crf: int = 20
-) -> None:
-    """Two clips of one size side by side with a white line between, 4:2:0 at any size, without sound."""
-    pairs = (_even(_beside(a.float(), b.float())) for a, b in zip(left, right, strict=True))
-    write_clip(path, pairs, like, pts=pts, crf=crf)
-
-
-def write_results(
-    directory: Path,
-    clip: ClipInfo,
-    pts: Sequence[int],
-    restored: Tensor,
-    lifted: Tensor,
-    output: OutputSettings,
-    each: Callable[[], None] = nothing,
-) -> tuple[dict[str, Path], list[str]]:
-    """Output, preview and comparison of a restored clip, and what had to be left out of them.
-
-    clip: the source, with the time base and rate of what is written. pts: a timestamp for each frame. restored, lifted:
-    (T, 3, H, W) in [0, 1]: the result and what it started from. each: called after every frame of every file.
+    look: the source, with the time base and rate of what is written. files: by the names of RESULT_FILES, whole once
+    the context ends well.
     """
-    sound = clip.path if output.audio == "copy" else None
-    files = {name: directory / RESULT_FILES[name] for name in ("output", "preview", "comparison")}
 
-    def steadily(frames: Tensor) -> Iterator[Tensor]:
-        for frame in frames:
-            yield frame
-            each()
+    def __init__(self, directory: Path, look: ClipInfo, output: OutputSettings) -> None:
+        sound = look.path if output.audio == "copy" else None
+        self.files = {name: directory / RESULT_FILES[name] for name in ("output", "preview", "comparison")}
+        self._output = ClipWriter(self.files["output"], look, crf=output.crf, audio_from=sound)
+        self._preview = ClipWriter(self.files["preview"], look, crf=_PREVIEW_CRF, audio_from=sound)
+        self._comparison = ClipWriter(self.files["comparison"], look, crf=_COMPARISON_CRF)
+        self._stack = ExitStack()
 
-    left_out = write_clip(files["output"], steadily(restored), clip, pts=pts, crf=output.crf, audio_from=sound)
-    write_preview(files["preview"], steadily(restored), clip, pts=pts, audio_from=sound)
-    write_comparison(files["comparison"], lifted, steadily(restored), clip, pts=pts)
-    return files, left_out
+    @property
+    def left_out(self) -> list[str]:
+        """What the output lacks, in words for the client."""
+        return self._output.left_out
+
+    def __enter__(self) -> Self:
+        for clip in (self._output, self._preview, self._comparison):
+            self._stack.enter_context(clip)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def add(self, restored: Tensor, lifted: Tensor, timestamp: int) -> None:
+        """A frame of the result, and what it started from; both (3, H, W) in [0, 1]."""
+        self._output.add(restored, timestamp)
+        self._preview.add(_even(_shrink(restored.float())), timestamp)
+        self._comparison.add(_even(_beside(lifted.float(), restored.float())), timestamp)
 
 
 def _shrink(image: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """Measures of quality, for clips (T, 3, H, W) in [0, 1]."""
 
+import math
+
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
@@ -26,12 +28,23 @@ def sharpness(clip: Tensor, truth: Tensor) -> float:
     return float(gradient(clip) / gradient(truth))
 
 
-def compared(restored: Tensor, lifted: Tensor, truth: Tensor) -> dict[str, float]:
-    """How near the clean clip the result is, and how near what the solver started from was."""
-    truth = truth.to(restored.device)
-    return {
-        "psnr": psnr(restored, truth),
-        "psnr_before": psnr(lifted, truth),
-        "ssim": ssim(restored, truth),
-        "ssim_before": ssim(lifted, truth),
-    }
+class Comparison:
+    """How near the clean clip a result is, and how near what the solver started from was; frame after frame."""
+
+    def __init__(self) -> None:
+        self._error = {"": 0.0, "_before": 0.0}
+        self._ssim = {"": 0.0, "_before": 0.0}
+        self._frames = 0
+
+    def add(self, restored: Tensor, lifted: Tensor, truth: Tensor) -> None:
+        """A frame of each, (3, H, W) in [0, 1]."""
+        truth = truth.to(restored.device).float()
+        for name, frame in (("", restored), ("_before", lifted)):
+            self._error[name] += float((frame - truth).square().mean())
+            self._ssim[name] += ssim(frame[None], truth[None])
+        self._frames += 1
+
+    def values(self) -> dict[str, float]:
+        """`psnr` (dB, of the whole clip) and `ssim` (mean over frames), each also with `_before`."""
+        errors = {f"psnr{name}": -10 * math.log10(max(1e-12, e / self._frames)) for name, e in self._error.items()}
+        return errors | {f"ssim{name}": s / self._frames for name, s in self._ssim.items()}

@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from typing import Literal
+from typing import Literal, get_args
 
 import structlog
 from redis.exceptions import RedisError
@@ -30,10 +30,10 @@ class Meter:
     def __init__(self, job_id: str, task: str, control: Control, records: Records) -> None:
         self.job_id, self.task, self.control, self.records = job_id, task, control, records
         self.stages: dict[str, float] = defaultdict(float)
-        self.solver_seconds = 0.0
         self._last = self._started = time.monotonic()
         self._written = 0.0
         self._frames = self._steps = self._inverted = self._denoised = 0
+        self._inverting = True
 
     def enter(self, stage: Literal["decoding", "encoding"], frames: int) -> None:
         """A stage outside the solver begins."""
@@ -49,24 +49,26 @@ class Meter:
         for _ in range(frames):
             self.control.observe("visionxl_frame_stage_duration_seconds", spent / frames, task=self.task, stage=stage)
 
-    def solving(self, frames: int, steps: int) -> None:
-        """The solver begins on so many frames, with so many steps each."""
+    def planned(self, frames: int, steps: int) -> None:
+        """The solver begins on so many frames, those in two parts counted twice, with so many steps each."""
         self._frames, self._steps = frames, steps
         self._last = self._started = time.monotonic()
+
+    @property
+    def solver_seconds(self) -> float:
+        """What the solver took so far, without reading and writing files."""
+        return sum(self.stages[stage] for stage in get_args(Stage))
 
     def watch(self, stage: Stage, frames: int) -> None:
         """The solver's callback, after each piece of work."""
         self.measured(stage, frames)
+        self._inverting = stage == "invert"
         if stage == "invert":
             self._inverted += frames
         elif stage == "denoise":
             self._denoised += frames
         self._write(self._progress(), force=False)
         self.check()
-
-    def solved(self) -> None:
-        """The solver is done."""
-        self.solver_seconds = time.monotonic() - self._started
 
     def done(self) -> None:
         """All files are made."""
@@ -87,17 +89,16 @@ class Meter:
                 raise Preempted
 
     def _progress(self) -> Progress:
-        inverting = self._denoised == 0
         inversion = self._frames * (self._steps - 1)
         total = self._frames * self._steps + inversion * INVERSION_SHARE
         share = min(1.0, (self._inverted * INVERSION_SHARE + self._denoised) / total)
         elapsed = time.monotonic() - self._started
         whole = elapsed / share if share else None
         return Progress(
-            stage="inverting" if inverting else "sampling",
+            stage="inverting" if self._inverting else "sampling",
             percent=round(BEFORE + share * (100 - BEFORE - AFTER), 1),
-            frames_done=self._inverted if inverting else self._denoised,
-            frames_total=inversion if inverting else self._frames * self._steps,
+            frames_done=self._inverted if self._inverting else self._denoised,
+            frames_total=inversion if self._inverting else self._frames * self._steps,
             seconds_per_frame=round(whole / self._frames, 3) if whole else None,
             eta_seconds=round(whole - elapsed, 1) if whole else None,
         )

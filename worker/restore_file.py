@@ -10,22 +10,17 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
 
 from app.containers import BesideKind
 from app.degradations import Task
 from app.fit import Extent, check_fit, check_given
-from app.restoration import Restoration, SolverSettings
+from app.restoration import Restoration
 from app.settings import Settings
-from worker.encode import write_results
-from worker.measures import compared
-from worker.simulate import simulated
-from worker.solve import Problem, pose, solve
-from worker.solver.prior import DiffusersPrior
+from worker.pipeline import NotFinite, Pipeline
+from worker.scenes import scan
 from worker.solver.restore import Stage
 from worker.task import prior_of
-from worker.timing import restored_times
-from worker.video import read_beside, read_clip
+from worker.video import clip_info, iter_mask
 
 console = Console(stderr=True)
 
@@ -61,35 +56,41 @@ def restore_file(
         settings = Settings()
         given: dict[BesideKind, Path | None] = {"mask": mask, "kernel": kernel}
         check_given(wanted, [kind for kind, path in given.items() if path])
-        clip = read_clip(source)
-        beside = read_beside(mask, kernel)
-        check_fit(wanted, _extent(clip.frames), None if beside.mask is None else _extent(beside.mask), settings)
-        measured = clip.frames
-        if simulate:
-            measured, beside = simulated(measured, wanted.degradations(), beside, noise_sigma or 0, seed)
+        info, seen = clip_info(source), scan(source)
+        extent = Extent(info.width, info.height, len(seen.pts))
+        check_fit(wanted, extent, _mask_extent(mask), settings)
         with console.status("loading the prior"):
             prior = prior_of(settings)
-        problem = pose(prior, measured, wanted.degradations(), beside, noise_sigma, wanted.solver, settings.micro_batch)
+        with _Bar() as bar, TemporaryDirectory(dir=output.parent, prefix=".vxl-") as directory:
+            pipeline = Pipeline(
+                prior,
+                wanted,
+                source,
+                seen,
+                mask,
+                kernel,
+                micro_batch=settings.micro_batch,
+                part_frames=settings.part_frames,
+                follower=bar,
+            )
+            outcome = pipeline.run(Path(directory))
+            outcome.files["output"].replace(output)
+            if comparison:
+                shutil.move(outcome.files["comparison"], comparison)
+    except NotFinite:
+        console.print("[red]the prior gave values that are no numbers; a wider VXL_DTYPE may help[/red]")
+        raise typer.Exit(1) from None
     except (ValueError, OSError) as error:
         console.print(f"[red]{_told(error)}[/red]", highlight=False)
         raise typer.Exit(2) from None
-    x = _with_bar(prior, problem, wanted.solver)
-    restored, lifted = ((z.clamp(-1, 1) + 1) / 2 for z in (x, problem.lifted))
-    with TemporaryDirectory(dir=output.parent, prefix=".vxl-") as directory:
-        look, pts = (clip, clip.pts) if simulate else restored_times(clip, clip.pts, problem.operator)
-        files, left_out = write_results(Path(directory), look, pts, restored, lifted, wanted.output)
-        files["output"].replace(output)
-        if comparison:
-            shutil.move(files["comparison"], comparison)
-    for warning in left_out:
+    for warning in outcome.left_out:
         console.print(f"[yellow]{warning}[/yellow]")
     console.print(
-        f"{output}: {problem.frames} frames, noise {problem.noise_sigma:.4f}, "
-        f"residual {problem.residual(problem.lifted):.4f} -> {problem.residual(x):.4f}",
+        f"{output}: {outcome.frames} frames, noise {outcome.noise_sigma:.4f}, "
+        f"residual {outcome.residual_before:.4f} -> {outcome.residual:.4f}",
         highlight=False,
     )
-    if simulate:
-        near = compared(restored, lifted, clip.frames)
+    if near := outcome.compared:
         console.print(f"PSNR {near['psnr_before']:.2f} -> {near['psnr']:.2f} dB", highlight=False)
 
 
@@ -98,8 +99,11 @@ def _stated(degradation: str | None, **given: Any) -> Restoration:
     return Restoration.model_validate(given | {"degradation": listed})
 
 
-def _extent(frames: Tensor) -> Extent:
-    return Extent(frames.shape[-1], frames.shape[-2], len(frames))
+def _mask_extent(path: Path | None) -> Extent | None:
+    if path is None:
+        return None
+    frames = [frame.shape for frame in iter_mask(path)]
+    return Extent(frames[0][-1], frames[0][-2], len(frames))
 
 
 def _told(error: Exception) -> str:
@@ -110,16 +114,32 @@ def _told(error: Exception) -> str:
     return "\n".join(f"{field}: {message}" if field else message for field, message in places)
 
 
-def _with_bar(prior: DiffusersPrior, problem: Problem, how: SolverSettings) -> Tensor:
-    columns = (TextColumn("restoring"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bar:
-        line = bar.add_task("restoring", total=problem.frames * (problem.steps + 1))
+class _Bar(Progress):
+    """Follows a clip on the terminal."""
 
-        def watch(stage: Stage, frames: int) -> None:
-            if stage in ("invert", "denoise"):
-                bar.advance(line, frames)
+    def __init__(self) -> None:
+        super().__init__(
+            TextColumn("restoring"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeRemainingColumn(),
+            console=console,
+        )
 
-        return solve(prior, problem, how, watch)
+    def check(self) -> None:
+        """Nothing stops it but Ctrl-C."""
+
+    def measured(self, stage: str, frames: int) -> None:
+        """Only the solver moves the bar."""
+
+    def planned(self, frames: int, steps: int) -> None:
+        """A step of the sampler and a share of the inversion for every frame."""
+        self._line = self.add_task("restoring", total=frames * (steps + 1))
+
+    def watch(self, stage: Stage, frames: int) -> None:
+        """The solver's callback."""
+        if stage in ("invert", "denoise"):
+            self.advance(self._line, frames)
 
 
 if __name__ == "__main__":

@@ -111,20 +111,43 @@ def _operator(degradation: Degradation, beside: Beside, device: torch.device) ->
             return Mask(beside.mask.to(device))
 
 
-def pose(
+@dataclass(frozen=True)
+class Setup:
+    """How all parts of a clip are to be solved. operator: what happened to the whole clip, as the solver models it."""
+
+    operator: Chain
+    sampling: Sampling
+    tuning: Tuning
+    published: bool
+    device: torch.device
+
+    def pose(self, measured: Tensor, noise_sigma: float | None, operator: Chain | None = None) -> Problem:
+        """What is to be solved for a clip, or with its own `operator` for a part of one.
+
+        measured: (T', 3, H', W') in [0, 1]. noise_sigma: standard deviation on the same scale; None estimates it.
+        Raises ValueError where the mask does not fit the clip.
+        """
+        operator = operator or self.operator
+        y = 2 * measured.to(self.device, torch.float32) - 1
+        known = mask_of_last(operator)
+        hidden = 0.0  # noise that only lost pixels show
+        if known is not None:
+            if known.shape[0] not in (1, len(y)) or known.shape[-2:] != y.shape[-2:]:
+                raise ValueError(f"the mask is {tuple(known.shape)}, which does not fit a clip of {tuple(y.shape)}")
+            hidden = noise_on_black((y + 1) / 2, known)
+            y = y * known  # whatever the file holds where pixels are lost, it is no measurement
+        sigma = max(estimate_noise(y / 2, known), hidden) if noise_sigma is None else max(noise_sigma, LEAST_NOISE)
+        return Problem(operator, y, operator.lift(y), sigma, self.sampling, self.tuning, self.published)
+
+
+def setup(
     prior: DiffusersPrior,
-    measured: Tensor,
     degradations: list[Degradation],
     beside: Beside,
-    noise_sigma: float | None,
     settings: SolverSettings,
     micro_batch: int,
-) -> Problem:
-    """Set up what is to be solved.
-
-    measured: (T', 3, H', W') in [0, 1]. noise_sigma: standard deviation on the same scale; None estimates it.
-    Raises ValueError where the degradations do not fit the clip.
-    """
+) -> Setup:
+    """What a client stated, with all that it left open filled in."""
     operator = operator_of(degradations, beside, prior.device)
     published = settings.preset == "published"
     tuned = replace(PAPER, lowpass=2**0.5) if published else tuning_of(degradations, prior.bundled)
@@ -135,16 +158,20 @@ def pose(
     if published:
         operator, sampling = published_operators(operator.operators), published_sampling(sampling)
     sampling = replace(sampling, **{n: v for n in ("init", "final") if (v := getattr(settings, n)) is not None})
-    y = 2 * measured.to(prior.device, torch.float32) - 1
-    known = mask_of_last(operator)
-    hidden = 0.0  # noise that only lost pixels show
-    if known is not None:
-        if known.shape[0] not in (1, len(y)) or known.shape[-2:] != y.shape[-2:]:
-            raise ValueError(f"the mask is {tuple(known.shape)}, which does not fit a clip of {tuple(y.shape)}")
-        hidden = noise_on_black((y + 1) / 2, known)
-        y = y * known  # whatever the file holds where pixels are lost, it is no measurement
-    sigma = max(estimate_noise(y / 2, known), hidden) if noise_sigma is None else max(noise_sigma, LEAST_NOISE)
-    return Problem(operator, y, operator.lift(y), sigma, sampling, tuned, published)
+    return Setup(operator, sampling, tuned, published, prior.device)
+
+
+def pose(
+    prior: DiffusersPrior,
+    measured: Tensor,
+    degradations: list[Degradation],
+    beside: Beside,
+    noise_sigma: float | None,
+    settings: SolverSettings,
+    micro_batch: int,
+) -> Problem:
+    """A clip that is solved as one; arguments as those of `setup` and of `Setup.pose`."""
+    return setup(prior, degradations, beside, settings, micro_batch).pose(measured, noise_sigma)
 
 
 def mask_of_last(operator: Chain) -> Tensor | None:

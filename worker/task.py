@@ -24,15 +24,10 @@ from app.records import IllegalTransition, Records, now
 from app.settings import Settings
 from app.store import Store
 from worker.control import Control, DeviceLost, TaskFailed
-from worker.encode import write_results
-from worker.measures import compared
+from worker.pipeline import NotFinite, Outcome, Pipeline
 from worker.progress import Meter
-from worker.simulate import simulated
-from worker.solve import Problem, pose, solve
+from worker.scenes import scan
 from worker.solver.prior import DiffusersPrior, load_prior
-from worker.solver.restore import Stage, Watch
-from worker.timing import restored_times
-from worker.video import read_beside, read_clip
 
 log = structlog.get_logger(__name__)
 REDIS_PATIENCE_SECONDS = 300
@@ -107,102 +102,76 @@ class Restorer:
         task = task_of(job.request.degradations())
         meter = Meter(job.id, task, self.control, self.records)
         meter.enter("decoding", 0)
-        file = self.store.fetch(upload_key(job.request.source.upload_id), scratch)
-        clip = read_clip(file, job.source.frames, each=meter.check)
-        if clip.frames.shape[0] != job.source.frames or clip.frames.shape[-1] != job.source.width:
+        request = job.request
+        file = self.store.fetch(upload_key(request.source.upload_id), scratch)
+        beside = {kind: self.store.fetch(upload_key(i), scratch) for kind, i in request.source.beside().items()}
+        seen = scan(file, each=meter.check)
+        if len(seen.pts) != job.source.frames:
             raise TaskFailed("corrupt_stream", "The clip does not decode as it did when it was uploaded.")
-        others = {kind: self.store.fetch(upload_key(i), scratch) for kind, i in job.request.source.beside().items()}
-        beside = read_beside(others.get("mask"), others.get("kernel"))
-        frames = len(clip.frames)
-        meter.measured("decode", frames)
+        meter.measured("decode", len(seen.pts))
 
         job = self._move(job, JobStatus.processing)
-        request = job.request
         if self.prior.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        measured = clip.frames
         try:
-            if request.simulate:
-                measured, beside = simulated(
-                    clip.frames, request.degradations(), beside, request.noise_sigma or 0, request.solver.seed
-                )
-            problem = pose(
+            pipeline = Pipeline(
                 self.prior,
-                measured,
-                request.degradations(),
-                beside,
-                request.noise_sigma,
-                request.solver,
-                self.settings.micro_batch,
+                request,
+                file,
+                seen,
+                beside.get("mask"),
+                beside.get("kernel"),
+                micro_batch=self.settings.micro_batch,
+                part_frames=self.settings.part_frames,
+                follower=meter,
             )
+            outcome = pipeline.run(scratch)
         except ValueError as error:
             raise TaskFailed("invalid_parameter", str(error)) from error
-        meter.solving(problem.frames, problem.steps)
-        x = solve(self.prior, problem, request.solver, self._watch(meter))
-        meter.solved()
-        if not x.isfinite().all():
-            raise TaskFailed("not_finite", "The prior gave values that are no numbers; a wider dtype may help.")
-        self._observe(task, problem, meter.solver_seconds)
+        except NotFinite as error:
+            told = "The prior gave values that are no numbers; a wider dtype may help."
+            raise TaskFailed("not_finite", told) from error
+        self._observe(task, outcome, meter.solver_seconds)
 
         job = self._move(job, JobStatus.finalizing)
-        meter.enter("encoding", problem.frames)
-        restored, lifted = ((z.clamp(-1, 1) + 1) / 2 for z in (x, problem.lifted))
-        look, pts = (clip, clip.pts) if request.simulate else restored_times(clip, clip.pts, problem.operator)
-        files, left_out = write_results(scratch, look, pts, restored, lifted, request.output, each=meter.check)
-        meter.measured("encode", problem.frames)
-        measures = {"data_residual": problem.residual(x)}
-        if request.simulate:
-            measures |= compared(restored, lifted, clip.frames)
-        self._finish(job, problem, measures, files, left_out, meter)
+        meter.enter("encoding", outcome.frames)
+        self._finish(job, outcome, meter)
 
-    def _watch(self, meter: Meter) -> Watch:
-        """The meter's callback; on a GPU each stage is waited for, so that it pays for its own work."""
-        if self.prior.device.type != "cuda":
-            return meter.watch
-
-        def watch(stage: Stage, frames: int) -> None:
-            torch.cuda.synchronize(self.prior.device)
-            meter.watch(stage, frames)
-
-        return watch
-
-    def _observe(self, task: str, problem: Problem, seconds: float) -> None:
-        frames, _, height, width = problem.lifted.shape
-        for _ in range(frames):
+    def _observe(self, task: str, outcome: Outcome, seconds: float) -> None:
+        for _ in range(outcome.frames):
             self.control.observe(
-                "visionxl_frame_duration_seconds", seconds / frames, task=task, resolution=f"{width}x{height}"
+                "visionxl_frame_duration_seconds",
+                seconds / outcome.frames,
+                task=task,
+                resolution=f"{outcome.width}x{outcome.height}",
             )
-        self.control.observe("visionxl_frames_processed_total", frames, task=task)
+        self.control.observe("visionxl_frames_processed_total", outcome.frames, task=task)
         if self.prior.device.type == "cuda":
             self.control.observe("visionxl_gpu_memory_peak_bytes", torch.cuda.max_memory_allocated())
 
-    def _finish(
-        self,
-        job: Job,
-        problem: Problem,
-        measures: dict[str, float],
-        files: dict[str, Path],
-        left_out: list[str],
-        meter: Meter,
-    ) -> None:
+    def _finish(self, job: Job, outcome: Outcome, meter: Meter) -> None:
         """Write the manifest, put all files into the store, and only then say that the job succeeded."""
-        frames, _, height, width = problem.lifted.shape
+        files = dict(outcome.files)
         size, digest = files["output"].stat().st_size, _sha256(files["output"])
+        output = OutputInfo(
+            width=outcome.width, height=outcome.height, frames=outcome.frames, bytes=size, sha256=digest
+        )
         changes: dict[str, Any] = {
-            "output": OutputInfo(width=width, height=height, frames=frames, bytes=size, sha256=digest),
+            "output": output,
             "metrics": job.metrics.model_copy(
                 update={
                     "gpu_seconds": round(meter.solver_seconds, 3),
-                    "seconds_per_frame": round(meter.solver_seconds / frames, 4),
-                    **measures,
-                    "data_residual_before": problem.residual(problem.lifted),
-                    "noise_sigma": problem.noise_sigma,
+                    "seconds_per_frame": round(meter.solver_seconds / outcome.frames, 4),
+                    "data_residual": outcome.residual,
+                    "data_residual_before": outcome.residual_before,
+                    "noise_sigma": outcome.noise_sigma,
+                    **outcome.compared,
                 }
             ),
-            "warnings": [*job.warnings, *left_out],
+            "warnings": [*job.warnings, *outcome.left_out],
             **job.ending(now(), self.settings.result_ttl_seconds),
         }
-        manifest = self._manifest(job.model_copy(update=changes), problem, meter)
+        manifest = self._manifest(job.model_copy(update=changes), outcome, meter)
         files["manifest"] = files["output"].with_name(RESULT_FILES["manifest"])
         files["manifest"].write_text(json.dumps(manifest, indent=2, allow_nan=False) + "\n")
         for name, path in files.items():
@@ -210,16 +179,17 @@ class Restorer:
         meter.done()
         self._move(job, JobStatus.succeeded, **changes)
 
-    def _manifest(self, job: Job, problem: Problem, meter: Meter) -> Manifest:
+    def _manifest(self, job: Job, outcome: Outcome, meter: Meter) -> Manifest:
         """All it takes to know how the result came about, and to make it again."""
         told = job.model_dump(
             mode="json", include={"id", "request", "source", "output", "seed", "metrics", "warnings", "attempt"}
         )
         libraries = {name: version(name) for name in ("torch", "diffusers", "av")}
         return told | {
-            "solver": job.request.solver.model_dump() | problem.settings(),
-            "noise_sigma": problem.noise_sigma,
-            "data_residual": {"before": job.metrics.data_residual_before, "after": job.metrics.data_residual},
+            "solver": job.request.solver.model_dump() | outcome.settings,
+            "noise_sigma": outcome.noise_sigma,
+            "scenes": outcome.scenes,
+            "data_residual": {"before": outcome.residual_before, "after": outcome.residual},
             "stage_seconds": {stage: round(seconds, 3) for stage, seconds in meter.stages.items()},
             "version": self.version.model_dump() | libraries,
             "device": self.device,

@@ -12,11 +12,13 @@ from worker.video import ClipInfo
 LARGEST_TIMESCALE = 2**31 - 1  # ticks a second that mp4 can count in
 
 
-def restored_times(clip: ClipInfo, pts: Sequence[int], operator: Chain) -> tuple[ClipInfo, list[int]]:
+def restored_times(
+    clip: ClipInfo, pts: Sequence[int], operator: Chain, end: int | None = None
+) -> tuple[ClipInfo, list[int]]:
     """The source's description with the time base and rate of the restored clip, and the timestamps of its frames.
 
     Frames beyond the measured ones, which a `valid` average tells of, are an average frame apart; frames that shared an
-    exposure share its time evenly, the last exposure being as long as the one before it.
+    exposure share its time evenly. The last exposure lasts until `end`, or as long as the one before it.
     """
     times = list(pts)
     for step in reversed(operator.operators):
@@ -25,11 +27,12 @@ def restored_times(clip: ClipInfo, pts: Sequence[int], operator: Chain) -> tuple
                 times = extend_pts(times, *step.grows(), clip.frame_ticks)
             case TemporalDownsample(factor):
                 last = times[-1] - times[-2] if len(times) > 1 else max(1, round(clip.frame_ticks))
-                ends = [*times, times[-1] + last]
+                ends = [*times, end if end is not None and end > times[-1] else times[-1] + last]
                 scale = factor if (clip.time_base / factor).denominator <= LARGEST_TIMESCALE else 1
                 shares = [Fraction(scale * n, factor) for n in range(factor)]
                 times = [round(a * scale + (b - a) * share) for a, b in pairwise(ends) for share in shares]
                 clip = replace(clip, time_base=clip.time_base / scale, rate=clip.rate * factor)
+                end = None if end is None else end * scale
             case _:
                 pass
     return clip, times

@@ -73,11 +73,6 @@ class Beside:
     kernel: Tensor | None = None
 
 
-def read_beside(mask: Path | None, kernel: Path | None) -> Beside:
-    """The files that came with a clip."""
-    return Beside(read_mask(mask) if mask else None, read_kernel(kernel) if kernel else None)
-
-
 def clip_info(path: Path) -> ClipInfo:
     """What the header and the first frame of a clip say. Raises ValueError if there is no frame."""
     with opened(path) as container:
@@ -126,14 +121,9 @@ def read_clip(path: Path, limit: int | None = None, each: Callable[[], None] = n
     return Clip(**vars(info), frames=frames[: len(pts)], pts=pts)
 
 
-def read_mask(path: Path) -> Tensor:
-    """A mask, still or moving, as (1 or T, 1, H, W) float32 of 0 and 1; white is 1: known.
-
-    Masks that write known as 1 instead of 255 are understood.
-    """
-    grey = torch.stack([frame.mean(0, keepdim=True) for frame, _ in _decode(path, "mask")])
-    white = 1.0 if grey.max() > 1.5 / 255 else 1 / 255
-    return (grey > white / 2).float()
+def iter_mask(path: Path) -> Iterator[Tensor]:
+    """How bright each pixel of a mask is, still or moving: frames of (1, H, W) float32 in [0, 1]."""
+    return (frame.mean(0, keepdim=True) for frame, _ in _decode(path, "mask"))
 
 
 def read_kernel(path: Path) -> Tensor:

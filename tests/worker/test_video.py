@@ -15,8 +15,9 @@ from torch import Tensor
 from app.restoration import OutputSettings
 from tests import media
 from worker.colour import from_rgb, to_rgb
-from worker.encode import write_clip, write_comparison, write_preview, write_results
-from worker.video import Clip, clip_info, iter_frames, read_clip, read_mask
+from worker.encode import ResultWriter, write_clip
+from worker.frames import FrameWindow, clip_window, mask_window
+from worker.video import Clip, clip_info, iter_frames, read_clip
 
 WEIGHTS = {1: (0.2126, 0.0722), 6: (0.299, 0.114), 9: (0.2627, 0.0593)}
 
@@ -441,23 +442,33 @@ def test_the_name_of_a_file_means_nothing(tmp_path: Path) -> None:
     assert len(read_clip(renamed).frames) > 0
 
 
+def results_of(
+    directory: Path, clip: Clip, restored: Tensor, lifted: Tensor, output: OutputSettings | None = None
+) -> ResultWriter:
+    pts = [512 * n for n in range(len(restored))]
+    with ResultWriter(directory, clip, output or OutputSettings(crf=12, audio="none")) as results:
+        for frame, start, timestamp in zip(restored, lifted, pts, strict=True):
+            results.add(frame, start, timestamp)
+    return results
+
+
 def test_a_preview_is_small_and_even(tmp_path: Path) -> None:
     for size, expected in (((1279, 721), (640, 362)), ((63, 47), (64, 48)), ((64, 48), (64, 48))):
-        clip = clip_of(moving(*size, 2))
-        write_preview(tmp_path / "preview.mp4", clip.frames.half(), clip, pts=clip.pts)
-        with av.open(str(tmp_path / "preview.mp4")) as container:
+        frames = moving(*size, 2).half()
+        results = results_of(tmp_path, clip_of(frames), frames, frames)
+        with av.open(str(results.files["preview"])) as container:
             stream = container.streams.video[0]
             assert (stream.width, stream.height, stream.pix_fmt) == (*expected, "yuv420p")
 
 
 def test_a_comparison_shows_both(tmp_path: Path) -> None:
+    """What came in on the left, the result on the right."""
     left, right = moving(64, 48, 3), 1 - moving(64, 48, 3)
-    clip = clip_of(left)
-    write_comparison(tmp_path / "comparison.mp4", left, right, clip, pts=clip.pts, crf=0)
-    both = read_clip(tmp_path / "comparison.mp4").frames
+    results = results_of(tmp_path, clip_of(left), right, left)
+    both = read_clip(results.files["comparison"]).frames
     assert both.shape == (3, 3, 48, 132)
-    assert levels(both[..., 2:62], left[..., 2:62]) < 1
-    assert levels(both[..., 70:130], right[..., 2:62]) < 1
+    assert levels(both[..., 2:62], left[..., 2:62]) < 3
+    assert levels(both[..., 70:130], right[..., 2:62]) < 3
     assert float(both[..., 65:67].min()) > 0.9
 
 
@@ -466,21 +477,31 @@ def test_results_of_a_job(tmp_path: Path) -> None:
     path = media.clip(tmp_path / "in.mp4", frames=6, sound="aac")
     clip = read_clip(path)
     restored = moving(128, 96, 12)
-    pts = [512 * n for n in range(12)]
-    files, left_out = write_results(tmp_path, clip, pts, restored, restored, OutputSettings(crf=12))
-    assert left_out == []
-    assert {name: file.name for name, file in files.items()} == {
+    results = results_of(tmp_path, clip, restored, restored, OutputSettings(crf=12))
+    assert results.left_out == []
+    assert {name: file.name for name, file in results.files.items()} == {
         "output": "output.mp4",
         "preview": "preview.mp4",
         "comparison": "comparison.mp4",
     }
-    for name, file in files.items():
+    for name, file in results.files.items():
         with av.open(str(file)) as container:
             assert len(list(container.decode(video=0))) == 12
             assert len(container.streams.audio) == (name != "comparison")
-    files, _ = write_results(tmp_path, clip, pts, restored, restored, OutputSettings(crf=12, audio="none"))
-    with av.open(str(files["output"])) as container:
+    silent = results_of(tmp_path, clip, restored, restored, OutputSettings(crf=12, audio="none"))
+    with av.open(str(silent.files["output"])) as container:
         assert not container.streams.audio
+
+
+def test_results_that_are_not_finished_leave_nothing(tmp_path: Path) -> None:
+    frames = moving(64, 48, 3)
+    with (
+        pytest.raises(RuntimeError, match="stopped"),
+        ResultWriter(tmp_path, clip_of(frames), OutputSettings(audio="none")) as results,
+    ):
+        results.add(frames[0], frames[0], 0)
+        raise RuntimeError("the solver stopped")
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- masks ---------------------------------------------------------------------------------------------------------
@@ -490,7 +511,8 @@ def test_results_of_a_job(tmp_path: Path) -> None:
 def test_a_still_mask(tmp_path: Path, white: int) -> None:
     pixels = np.zeros((47, 63), np.uint8)
     pixels[10:20, 5:] = white
-    mask = read_mask(media.still(tmp_path / "mask", pixels, "gray"))
+    mask = mask_window(media.still(tmp_path / "mask", pixels, "gray"))
+    assert isinstance(mask, Tensor)
     assert mask.shape == (1, 1, 47, 63) and mask.dtype == torch.float32
     assert np.array_equal(mask[0, 0].numpy(), pixels > 0)
 
@@ -498,16 +520,39 @@ def test_a_still_mask(tmp_path: Path, white: int) -> None:
 def test_a_jpeg_mask(tmp_path: Path) -> None:
     pixels = np.zeros((48, 64), np.uint8)
     pixels[16:32, 8:] = 255
-    mask = read_mask(media.still(tmp_path / "mask", pixels, "yuvj420p", codec="mjpeg"))
+    mask = mask_window(media.still(tmp_path / "mask", pixels, "yuvj420p", codec="mjpeg"))
+    assert isinstance(mask, Tensor)
     assert np.array_equal(mask[0, 0].numpy(), pixels > 0)
 
 
 def test_a_moving_mask(tmp_path: Path) -> None:
+    """Also where a frame is all black."""
+
     def hole(t: int) -> NDArray[np.float64]:
-        picture = np.ones((3, 48, 64))
+        picture = np.ones((3, 48, 64)) * (t != 3)
         picture[:, 16:32, 4 * t : 4 * t + 16] = 0
         return picture
 
-    mask = read_mask(media.clip(tmp_path / "mask.mp4", pictures=hole, frames=5))
-    assert mask.shape == (5, 1, 48, 64)
-    assert np.array_equal(mask[:, 0].numpy(), np.stack([hole(t)[0] for t in range(5)]))
+    mask = mask_window(media.clip(tmp_path / "mask.mp4", pictures=hole, frames=5))
+    assert isinstance(mask, FrameWindow)
+    expected = np.stack([hole(t)[:1] for t in range(5)])
+    assert np.array_equal(mask.take(range(2)).numpy(), expected[:2])
+    assert np.array_equal(mask.take(range(1, 5)).numpy(), expected[1:])
+
+
+# --- frames as they are needed -------------------------------------------------------------------------------------
+
+
+def test_a_window_moves_on_and_forgets(tmp_path: Path) -> None:
+    path = media.clip(tmp_path / "in.mp4", frames=12)
+    whole = read_clip(path).frames
+    read = []
+    window = clip_window(path, lambda: read.append(1))
+    assert torch.equal(window.take(range(4)), whole[:4])
+    assert len(read) == 4
+    assert torch.equal(window.take(range(2, 7)), whole[2:7])
+    assert torch.equal(window.take(range(9, 12)), whole[9:])
+    with pytest.raises(ValueError, match="cannot be read"):
+        window.take(range(8, 10))
+    with pytest.raises(ValueError, match="cannot be read"):
+        window.take(range(10, 13))

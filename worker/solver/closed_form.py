@@ -18,7 +18,7 @@ from torch import Tensor
 
 from worker.solver.operators import Chain, Mask, Operator
 from worker.solver.spatial import Convolution, Downsample, GaussianBlur
-from worker.solver.temporal import TemporalAverage, TemporalDownsample, mix_frames
+from worker.solver.temporal import Temporal, mix_frames
 
 Rho = float | Tensor  # one for all, or one for each channel, (C, 1, 1)
 
@@ -57,8 +57,8 @@ class MixedGram:
 
 def closed_form(operators: Chain, measured: Tensor) -> Gram | None:
     """How to invert A A^T for measurements like `measured` in shape, type and device; None if it takes iterations."""
-    temporal = [o for o in operators.operators if isinstance(o, TemporalAverage | TemporalDownsample)]
-    spatial = [o for o in operators.operators if not isinstance(o, TemporalAverage | TemporalDownsample)]
+    temporal = [o for o in operators.operators if isinstance(o, Temporal)]
+    spatial = [o for o in operators.operators if not isinstance(o, Temporal)]
     masks = [o for o in spatial if isinstance(o, Mask)]
     if masks and (len(spatial) > 1 or (temporal and masks[0].known.shape[0] > 1)):
         return None
@@ -85,7 +85,7 @@ def _shape(x: Tensor) -> tuple[int, int, int, int]:
     return t, c, h, w
 
 
-def _frame_mix(temporal: Sequence[TemporalAverage | TemporalDownsample], frames: int) -> Tensor:
+def _frame_mix(temporal: Sequence[Temporal], frames: int) -> Tensor:
     """(T', T) float64: all that mixes frames, one after the other."""
     mix = torch.eye(frames, dtype=torch.float64)
     for operator in temporal:

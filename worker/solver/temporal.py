@@ -84,6 +84,37 @@ class TemporalDownsample:
         return t * self.factor, c, h, w
 
 
+@dataclass(frozen=True, eq=False)
+class FrameMix:
+    """Any mixture of frames: a stretch of a longer clip's, as seen from that stretch alone.
+
+    weights: (T', T) float64. nearest: (T,), the measured frame that stands for each true one at first.
+    """
+
+    weights: Tensor
+    nearest: Tensor
+
+    def matrix(self, frames: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """(T', T): how the measured frames mix the true ones."""
+        return self.weights.to(device, dtype)
+
+    def A(self, x: Tensor) -> Tensor:
+        return mix_frames(self.weights.to(x), x)
+
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        return mix_frames(self.weights.T.to(y), y)
+
+    def lift(self, y: Tensor) -> Tensor:
+        return y[self.nearest.to(y.device)]
+
+    def clip_shape(self, measured: Shape) -> Shape:
+        _, c, h, w = measured
+        return self.weights.shape[1], c, h, w
+
+
+Temporal = TemporalAverage | TemporalDownsample | FrameMix
+
+
 def mix_frames(matrix: Tensor, x: Tensor) -> Tensor:
     """Weighted sums of frames: matrix (T', T), x (T, ...) -> (T', ...)."""
     return (matrix @ x.flatten(1)).reshape(-1, *x.shape[1:])

@@ -1,0 +1,263 @@
+"""One clip from file to files: scene by scene and part by part, so that memory does not grow with the clip.
+
+The worker's task and `vxl restore` both come through here.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from math import sqrt
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from app.degradations import Mask, TemporalAverage, TemporalDownsample
+from app.restoration import Restoration
+from worker.encode import ResultWriter
+from worker.frames import FrameWindow, clip_window, mask_window
+from worker.measures import Comparison
+from worker.scenes import Scan
+from worker.simulate import random_mask, sent, size_at
+from worker.solve import Problem, operator_of, setup, solve
+from worker.solver.operators import Chain
+from worker.solver.prior import DiffusersPrior
+from worker.solver.restore import Stage
+from worker.solver.segments import Part, Timeline, crossfade
+from worker.timing import restored_times
+from worker.video import Beside, ClipInfo, clip_info, read_kernel
+
+PLACEHOLDER = torch.ones(1, 1, 1, 1)  # for the frames of a moving mask, which come part by part
+
+
+class NotFinite(ArithmeticError):
+    """The prior gave values that are no numbers."""
+
+
+class Follower(Protocol):
+    """Is told how far the work is; whatever it raises ends it."""
+
+    def check(self) -> None:
+        """Called after every frame that is read or written."""
+
+    def measured(self, stage: str, frames: int) -> None:
+        """So many frames went through a stage since the last call."""
+
+    def planned(self, frames: int, steps: int) -> None:
+        """The solver will take so many frames, those in two parts counted twice, with so many steps each."""
+
+    def watch(self, stage: Stage, frames: int) -> None:
+        """The solver's callback."""
+
+
+class Shown(NamedTuple):
+    """Frames that are done, (T, 3, H, W) in [0, 1], from number `first` of their scene; truth: if the clip is clean."""
+
+    first: int
+    restored: Tensor
+    lifted: Tensor
+    truth: Tensor | None
+
+
+@dataclass
+class Outcome:
+    """What came of a clip. noise_sigma and the residuals are RMS over all measured pixels, in [0, 1].
+
+    compared: with the clean clip, where it was given. settings: of the solver. scenes: for each, its measured frames,
+    its noise, and in how many parts it was solved.
+    """
+
+    files: dict[str, Path]
+    left_out: list[str]
+    width: int = 0
+    height: int = 0
+    frames: int = 0
+    noise_sigma: float = 0.0
+    residual: float = 0.0
+    residual_before: float = 0.0
+    compared: dict[str, float] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    scenes: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Pipeline:
+    """Restores one clip.
+
+    seen: the source, scanned. mask, kernel: files that came with it. micro_batch: frames that go through the prior at a
+    time. part_frames: true frames that are solved together. Raises ValueError where what is asked cannot be done.
+    """
+
+    def __init__(
+        self,
+        prior: DiffusersPrior,
+        wanted: Restoration,
+        source: Path,
+        seen: Scan,
+        mask: Path | None,
+        kernel: Path | None,
+        *,
+        micro_batch: int,
+        part_frames: int,
+        follower: Follower,
+    ) -> None:
+        self.prior, self.wanted, self.follower, self.part_frames = prior, wanted, follower, part_frames
+        self.stated = wanted.degradations()
+        self.seen, self.info = seen, clip_info(source)
+        self.clip = clip_window(source, follower.check)
+        still, self._moving = self._masks(mask)
+        beside = Beside(still, read_kernel(kernel) if kernel else None)
+        self.setup = setup(prior, self.stated, beside, wanted.solver, micro_batch)
+        self.real = operator_of(self.stated, beside, prior.device)
+        self._mask_first = 0  # number, in the mask's file, of the first frame that goes with the scene at hand
+        self._pixels = 0
+        self._squares = {"noise_sigma": 0.0, "residual": 0.0, "residual_before": 0.0}
+
+    def run(self, directory: Path) -> Outcome:
+        """Write output, preview and comparison into the directory. Raises NotFinite where the prior fails."""
+        seen = self.seen
+        scenes = seen.scenes if self._may_cut() else [range(len(seen.pts))]
+        timelines = [Timeline(self.setup.operator.operators, self._true_frames(len(scene))) for scene in scenes]
+        plans = [timeline.parts(self.part_frames) for timeline in timelines]
+        count = sum(len(part.true) for parts in plans for part in parts)
+        self.follower.planned(count, len(self.setup.sampling.schedule.timesteps))
+
+        look, _ = self._times(scenes[0])
+        comparison = Comparison() if self.wanted.simulate else None
+        with ResultWriter(directory, look, self.wanted.output) as results:
+            outcome = Outcome(results.files, [])
+            for scene, timeline, parts in zip(scenes, timelines, plans, strict=True):
+                _, times = self._times(scene)
+                for shown in self._solved(outcome, scene, timeline, parts):
+                    for n in range(len(shown.restored)):
+                        timestamp = times[shown.first + n]
+                        if timestamp is None:
+                            continue
+                        results.add(shown.restored[n], shown.lifted[n], timestamp)
+                        outcome.frames += 1
+                        if comparison and shown.truth is not None:
+                            comparison.add(shown.restored[n], shown.lifted[n], shown.truth[n])
+                        self.follower.check()
+                    self.follower.measured("encode", len(shown.restored))
+                    outcome.height, outcome.width = shown.restored.shape[-2:]
+        outcome.left_out = results.left_out
+        for name, squares in self._squares.items():
+            setattr(outcome, name, sqrt(squares / self._pixels))
+        outcome.compared = comparison.values() if comparison else {}
+        return outcome
+
+    # --- what happened to the clip
+
+    def _masks(self, path: Path | None) -> tuple[Tensor | None, Callable[[range], Tensor] | None]:
+        """A still mask, or a placeholder and what gives the frames of a moving one."""
+        index, step = next(((n, s) for n, s in enumerate(self.stated) if isinstance(s, Mask)), (0, None))
+        if step is None:
+            return None, None
+        if path is not None:
+            mask = mask_window(path)
+            return (PLACEHOLDER, mask.take) if isinstance(mask, FrameWindow) else (mask, None)
+        if not self.wanted.simulate:
+            return None, None
+        height, width = size_at(self.stated, index, self.info.height, self.info.width)
+        draw = random_mask(step, height, width, self.wanted.solver.seed)
+        return (PLACEHOLDER, draw) if step.moving else (draw(range(1)), None)
+
+    def _may_cut(self) -> bool:
+        """Whether scenes may be told apart: not where frames come along whose numbers differ from the clip's."""
+        changes = any(
+            isinstance(step, TemporalDownsample) or (isinstance(step, TemporalAverage) and step.boundary == "valid")
+            for step in self.stated
+        )
+        return not (changes and (self.wanted.simulate or self._moving))
+
+    def _true_frames(self, frames: int) -> int:
+        return frames if self.wanted.simulate else self.setup.operator.clip_shape((frames, 3, 1, 1))[0]
+
+    def _times(self, scene: range) -> tuple[ClipInfo, list[int | None]]:
+        """How the result's clock runs, and when the true frames of a scene are shown; None: never.
+
+        Frames beyond a scene, which a `valid` average tells of, are shown at the ends of the clip alone: elsewhere the
+        time is another scene's.
+        """
+        seen = self.seen
+        pts = seen.pts[scene.start : scene.stop]
+        if self.wanted.simulate:
+            return self.info, list(pts)
+        end = seen.pts[scene.stop] if scene.stop < len(seen.pts) else None
+        look, times = restored_times(self.info, pts, self.setup.operator, end)
+        scale = round(self.info.time_base / look.time_base)
+        first = pts[0] * scale if scene.start else None
+        last = None if end is None else end * scale
+        return look, [
+            None if (first is not None and t < first) or (last is not None and t >= last) else t for t in times
+        ]
+
+    # --- solving
+
+    def _solved(self, outcome: Outcome, scene: range, timeline: Timeline, parts: list[Part]) -> Iterator[Shown]:
+        """The true frames of a scene, in order, where parts overlap cross-faded."""
+        sigma = self.wanted.noise_sigma
+        held: tuple[Tensor, Tensor] | None = None
+        ends = [part.true.start for part in parts[1:]] + [parts[-1].true.stop]
+        for part, end in zip(parts, ends, strict=True):
+            measured, truth = self._read(scene, timeline, part)
+            problem = self.setup.pose(measured, sigma, self._operators(timeline, part))
+            sigma = problem.noise_sigma
+            x = solve(self.prior, problem, self.wanted.solver, self._watch)
+            if not x.isfinite().all():
+                raise NotFinite
+            self._account(problem, x)
+            done = [(z.clamp(-1, 1) + 1) / 2 for z in (x, problem.lifted)]
+            if held is not None:
+                both = len(held[0])
+                done = [torch.cat([crossfade(a, z[:both]), z[both:]]) for a, z in zip(held, done, strict=True)]
+            now = end - part.true.start
+            yield Shown(part.true.start, done[0][:now], done[1][:now], None if truth is None else truth[:now])
+            held = (done[0][now:], done[1][now:])
+        outcome.settings = outcome.settings or problem.settings()
+        measured_frames = [scene.start, scene.stop]
+        outcome.scenes.append({"frames": measured_frames, "noise_sigma": sigma, "parts": len(parts)})
+        if self._moving:
+            index = next(n for n, step in enumerate(self.stated) if isinstance(step, Mask))
+            self._mask_first += timeline.reaching[index]
+
+    def _read(self, scene: range, timeline: Timeline, part: Part) -> tuple[Tensor, Tensor | None]:
+        """The measured frames of a part, (T', 3, H', W'), and its true ones where the clip is clean."""
+        if not self.wanted.simulate:
+            measured = self.clip.take(_shifted(part.measured, scene.start))
+            self.follower.measured("decode", len(measured))
+            return measured, None
+        real = Timeline(self.real.operators, timeline.frames)
+        own = real.part(part.measured)
+        wanted = range(min(part.true.start, own.true.start), max(part.true.stop, own.true.stop))
+        clean = self.clip.take(_shifted(wanted, scene.start))
+        self.follower.measured("decode", len(clean))
+        truth, seen = (clean[r.start - wanted.start : r.stop - wanted.start] for r in (part.true, own.true))
+        y = self._operators(real, own).A(seen.to(self.prior.device).float())
+        seed, first = self.wanted.solver.seed, scene.start + part.measured.start
+        return sent(y, self.wanted.noise_sigma or 0, seed, first), truth
+
+    def _operators(self, timeline: Timeline, part: Part) -> Chain:
+        if self._moving is None:
+            return timeline.operators_of(part)
+        frames = self._moving
+
+        def moving(wanted: range) -> Tensor:
+            return frames(_shifted(wanted, self._mask_first)).to(self.prior.device)
+
+        return timeline.operators_of(part, moving)
+
+    def _watch(self, stage: Stage, frames: int) -> None:
+        if self.prior.device.type == "cuda":
+            torch.cuda.synchronize(self.prior.device)  # so that each stage pays for its own work
+        self.follower.watch(stage, frames)
+
+    def _account(self, problem: Problem, x: Tensor) -> None:
+        pixels = problem.y.numel()
+        self._pixels += pixels
+        self._squares["noise_sigma"] += pixels * problem.noise_sigma**2
+        self._squares["residual"] += pixels * problem.residual(x) ** 2
+        self._squares["residual_before"] += pixels * problem.residual(problem.lifted) ** 2
+
+
+def _shifted(frames: range, by: int) -> range:
+    return range(frames.start + by, frames.stop + by)

@@ -1,0 +1,109 @@
+"""A long clip in parts: which measured frames go together, and what happened to each part taken alone.
+
+A part is a run of measured frames with all the true frames they tell of. Its operators are the rows and columns of the
+whole clip's that concern it: no measured frame is explained by fewer true ones than it was made of. Parts overlap by at
+least a window, and their results are cross-faded there.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from worker.solver.operators import Chain, Mask, Operator
+from worker.solver.temporal import FrameMix, Temporal
+
+LEAST_OVERLAP = 4  # true frames, where nothing mixes frames
+
+
+@dataclass(frozen=True)
+class Part:
+    """measured: which measured frames. true: which true frames they tell of."""
+
+    measured: range
+    true: range
+
+
+class Timeline:
+    """How the measured frames of a clip come from its true ones, whatever else happened to each.
+
+    operators: of the whole clip. frames: how many true frames it has.
+    """
+
+    def __init__(self, operators: Sequence[Operator], frames: int) -> None:
+        self.operators = operators
+        self.frames = frames
+        self.reaching: list[int] = []  # how many frames each operator is given
+        self._mixes: list[Tensor | None] = []  # (T', T) for each
+        whole = torch.eye(frames, dtype=torch.float64)
+        for operator in operators:
+            self.reaching.append(len(whole))
+            mix = None
+            if isinstance(operator, Temporal):
+                mix = operator.matrix(len(whole), torch.float64, torch.device("cpu"))
+                whole = mix @ whole
+            self._mixes.append(mix)
+        self._reach = [_support(row) for row in whole]
+
+    def parts(self, length: int) -> list[Part]:
+        """Parts of at most `length` true frames, or of as many as it takes to hold two windows and their overlap."""
+        window = max(map(len, self._reach))
+        stride = max((b.start - a.start for a, b in pairwise(self._reach)), default=1)
+        overlap = max(LEAST_OVERLAP, 2 * window - 2, window + 2 * stride - 2)
+        length = max(length, 2 * overlap)
+        count = math.ceil((self.frames - overlap) / (length - overlap))
+        if count <= 1:
+            return [Part(range(len(self._reach)), range(self.frames))]
+        length = math.ceil((self.frames + (count - 1) * overlap) / count)
+        found = []
+        for n in range(count):
+            start = round(n * (self.frames - length) / (count - 1))
+            inside = [i for i, r in enumerate(self._reach) if r.start >= start and r.stop <= start + length]
+            found.append(self.part(range(inside[0], inside[-1] + 1)))
+        return found
+
+    def part(self, measured: range) -> Part:
+        """The part that holds these measured frames."""
+        return Part(measured, _around([self._reach[i] for i in measured]))
+
+    @property
+    def measured(self) -> int:
+        """How many measured frames there are."""
+        return len(self._reach)
+
+    def operators_of(self, part: Part, moving_mask: Callable[[range], Tensor] | None = None) -> Chain:
+        """What happened to a part alone. moving_mask: gives the frames of the mask, (T, 1, H, W) of 0 and 1."""
+        made = part.measured  # frames of the whole clip that the operator at hand is to make
+        chain: list[Operator] = []
+        for operator, mix in zip(reversed(self.operators), reversed(self._mixes), strict=True):
+            if mix is not None:
+                rows = mix[made.start : made.stop]
+                taken = _around([_support(row) for row in rows])
+                numbers = torch.arange(len(mix), dtype=torch.float64).view(-1, 1, 1, 1)
+                nearest = operator.lift(numbers).flatten().long()[taken.start : taken.stop] - made.start
+                chain.append(FrameMix(rows[:, taken.start : taken.stop], nearest.clamp(0, len(made) - 1)))
+                made = taken
+            elif isinstance(operator, Mask) and moving_mask is not None:
+                chain.append(Mask(moving_mask(made)))
+            else:
+                chain.append(operator)
+        return Chain(chain[::-1])
+
+
+def crossfade(before: Tensor, after: Tensor) -> Tensor:
+    """Two results (T, C, H, W) for the same frames: more and more of the second, none of either where it ends."""
+    weight = (torch.arange(len(before), device=before.device, dtype=before.dtype) + 1) / (len(before) + 1)
+    return before.lerp(after, weight.view(-1, 1, 1, 1))
+
+
+def _support(row: Tensor) -> range:
+    """The columns a measured frame is made of."""
+    columns = row.nonzero().flatten()
+    return range(int(columns[0]), int(columns[-1]) + 1)
+
+
+def _around(ranges: Sequence[range]) -> range:
+    return range(min(r.start for r in ranges), max(r.stop for r in ranges))
