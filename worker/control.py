@@ -52,6 +52,10 @@ class TaskFailed(Exception):
         self.code, self.detail, self.retryable = code, detail, retryable
 
 
+class NotFinite(Exception):
+    """The prior gave values that are no numbers."""
+
+
 class DeviceLost(Exception):
     """The device answers no more (a sticky CUDA error, say): the job starts over in a fresh process."""
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from app.degradations import Mask, TemporalAverage, TemporalDownsample
 from app.restoration import Restoration
+from worker.control import NotFinite
 from worker.encode import ResultWriter
 from worker.frames import FrameWindow, clip_window, mask_window
 from worker.measures import Comparison
@@ -28,10 +29,6 @@ from worker.timing import restored_times
 from worker.video import Beside, ClipInfo, clip_info, read_kernel
 
 PLACEHOLDER = torch.ones(1, 1, 1, 1)  # for the frames of a moving mask, which come part by part
-
-
-class NotFinite(ArithmeticError):
-    """The prior gave values that are no numbers."""
 
 
 class Follower(Protocol):

@@ -1,10 +1,13 @@
-"""Restore a file in this process, without a service: `vxl restore in.mp4 -o out.mp4 --task deblur`."""
+"""Restore a file in this process, without a service: `vxl restore in.mp4 -o out.mp4 --task deblur`.
+
+What takes seconds to import comes in once it is needed, so that what cannot be is refused at once.
+"""
 
 import json
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import ValidationError
@@ -16,11 +19,10 @@ from app.degradations import Task
 from app.fit import Extent, check_fit, check_given
 from app.restoration import Restoration
 from app.settings import Settings
-from worker.pipeline import NotFinite, Pipeline
-from worker.scenes import scan
-from worker.solver.restore import Stage
-from worker.task import prior_of
-from worker.video import clip_info, iter_mask
+from worker.control import NotFinite
+
+if TYPE_CHECKING:
+    from worker.solver.restore import Stage
 
 console = Console(stderr=True)
 
@@ -56,10 +58,17 @@ def restore_file(
         settings = Settings()
         given: dict[BesideKind, Path | None] = {"mask": mask, "kernel": kernel}
         check_given(wanted, [kind for kind, path in given.items() if path])
+
+        from worker.scenes import scan
+        from worker.video import clip_info
+
         info, seen = clip_info(source), scan(source)
         extent = Extent(info.width, info.height, len(seen.pts))
         check_fit(wanted, extent, _mask_extent(mask), settings)
         with console.status("loading the prior"):
+            from worker.pipeline import Pipeline
+            from worker.task import prior_of
+
             prior = prior_of(settings)
         with _Bar() as bar, TemporaryDirectory(dir=output.parent, prefix=".vxl-") as directory:
             pipeline = Pipeline(
@@ -102,6 +111,8 @@ def _stated(degradation: str | None, **given: Any) -> Restoration:
 def _mask_extent(path: Path | None) -> Extent | None:
     if path is None:
         return None
+    from worker.video import iter_mask
+
     frames = [frame.shape for frame in iter_mask(path)]
     return Extent(frames[0][-1], frames[0][-2], len(frames))
 
@@ -136,7 +147,7 @@ class _Bar(Progress):
         """A step of the sampler and a share of the inversion for every frame."""
         self._line = self.add_task("restoring", total=frames * (steps + 1))
 
-    def watch(self, stage: Stage, frames: int) -> None:
+    def watch(self, stage: "Stage", frames: int) -> None:
         """The solver's callback."""
         if stage in ("invert", "denoise"):
             self.advance(self._line, frames)

@@ -23,8 +23,8 @@ from app.degradations import task_of
 from app.records import IllegalTransition, Records, now
 from app.settings import Settings
 from app.store import Store
-from worker.control import Control, DeviceLost, TaskFailed
-from worker.pipeline import NotFinite, Outcome, Pipeline
+from worker.control import Control, DeviceLost, NotFinite, TaskFailed
+from worker.pipeline import Outcome, Pipeline
 from worker.progress import Meter
 from worker.scenes import scan
 from worker.solver.prior import DiffusersPrior, load_prior
