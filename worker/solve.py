@@ -42,16 +42,6 @@ class Problem:
     tuning: Tuning
     published: bool = False
 
-    @property
-    def frames(self) -> int:
-        """How many frames come out."""
-        return len(self.lifted)
-
-    @property
-    def steps(self) -> int:
-        """Sampler steps a frame takes."""
-        return len(self.sampling.schedule.timesteps)
-
     def data_step(self) -> DataStep:
         """Fits an estimate to the measurement."""
         if self.published:
