@@ -2,8 +2,13 @@
 
 import math
 
+import cv2
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+
+LEAST_FLOW = 16  # pixels a side: less than the flow's patches need
 
 
 def psnr(clip: Tensor, truth: Tensor) -> float:
@@ -26,6 +31,45 @@ def sharpness(clip: Tensor, truth: Tensor) -> float:
         return (x.diff(dim=-1).square().mean() + x.diff(dim=-2).square().mean()).sqrt()
 
     return float(gradient(clip) / gradient(truth))
+
+
+def warp_error(before: Tensor, after: Tensor, guide: tuple[Tensor, Tensor]) -> float:
+    """How far a frame is from the next one moved back onto it: RMS in [0, 1] over pixels that both show (Lai et al. 2018).
+
+    before, after: (3, H, W), consecutive. guide: the same two frames of the clip whose motion is taken, such as the
+    truth. The motion is DIS optical flow (Kroeger et al. 2016); a pixel counts where flow there and flow back agree
+    (Sundaram et al. 2010, eq. 5). NaN where none does, as across a cut, and for frames too small to have flow.
+    """
+    there, back = _grey(guide[0]), _grey(guide[1])
+    if min(there.shape) < LEAST_FLOW:
+        return math.nan
+    dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    forth = dis.calc(there, back, None)  # type: ignore[call-overload]  # its stub wants a flow to fill
+    home = _moved(dis.calc(back, there, None), forth)  # type: ignore[call-overload]
+    gap = np.square(forth + home).sum(-1)
+    seen = gap < 0.01 * (np.square(forth).sum(-1) + np.square(home).sum(-1)) + 0.5
+    if not seen.any():
+        return math.nan
+    one, two = (np.ascontiguousarray(x.float().permute(1, 2, 0).numpy()) for x in (before.cpu(), after.cpu()))
+    return float(np.sqrt(np.square(one - _moved(two, forth))[seen].mean()))
+
+
+def warp_errors(clip: Tensor, guide: Tensor) -> float:
+    """Mean of `warp_error` over the pairs of a clip; NaN where no pair has one."""
+    values = [warp_error(clip[n], clip[n + 1], (guide[n], guide[n + 1])) for n in range(len(clip) - 1)]
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan
+
+
+def _grey(frame: Tensor) -> NDArray[np.uint8]:
+    return np.ascontiguousarray((frame.float().mean(0).clamp(0, 1) * 255).round().byte().cpu().numpy())
+
+
+def _moved(picture: NDArray[np.float32], flow: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A picture (H, W, C) fetched from where the flow (H, W, 2) leads; NaN-free, edges repeated."""
+    rows, columns = np.indices(flow.shape[:2], dtype=np.float32)
+    moved = cv2.remap(picture, columns + flow[..., 0], rows + flow[..., 1], cv2.INTER_CUBIC, None, cv2.BORDER_REPLICATE)
+    return np.asarray(moved, dtype=np.float32)
 
 
 class Comparison:

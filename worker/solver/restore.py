@@ -22,6 +22,7 @@ Watch = Callable[[Stage, int], None]
 DataStep = Callable[[Tensor, int], Tensor]
 Inversion = Callable[["Prior", Tensor, Schedule, Watch], Tensor]
 Lowpass = Callable[[Tensor, float], Tensor]
+Fresh = Callable[[Tensor, torch.Generator], Tensor]
 
 
 class Prior(Protocol):
@@ -54,6 +55,16 @@ def ddim_inversion(prior: Prior, z: Tensor, schedule: Schedule, watch: Watch = n
     return z
 
 
+def shared_noise(z: Tensor, generator: torch.Generator) -> Tensor:
+    """One sample of standard normal noise for all frames, (1, C, h, w); drawn on the CPU, typed and placed like z."""
+    return torch.randn(z[:1].shape, generator=generator).to(z)
+
+
+def own_noise(z: Tensor, generator: torch.Generator) -> Tensor:
+    """A sample for each frame, (T, C, h, w): what the paper compares with."""
+    return torch.randn(z.shape, generator=generator).to(z)
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How to sample; the paper's symbols where it has them.
@@ -61,7 +72,7 @@ class Sampling:
     eta: share of fresh noise when renoising. lowpass: lambda, the low-pass is lowpass * sqrt(1 - abar_t) pixels wide.
     init: what the first latents are made of. final: whether the result is fitted to the measurement once more (`data`)
     or taken as decoded (`prior`). micro_batch: frames that go through the prior at a time.
-    inversion, smooth: how latents are inverted and frames low-passed.
+    inversion, smooth, fresh: how latents are inverted, frames low-passed, and noise drawn for a clip of latents.
     """
 
     schedule: Schedule
@@ -72,6 +83,7 @@ class Sampling:
     micro_batch: int = 4
     inversion: Inversion = ddim_inversion
     smooth: Lowpass = gaussian_lowpass
+    fresh: Fresh = shared_noise
 
 
 @torch.inference_mode()
@@ -118,9 +130,9 @@ def restore(
             break
 
         # Renoise. Fresh noise is shared by all frames, which keeps them consistent.
-        fresh = noise_like(z[:1], generator)
+        fresh = sampling.fresh(z, generator).expand_as(z)
         for part in micro_batches(len(z), sampling.micro_batch):
-            mixed = sampling.eta * fresh + (1 - sampling.eta**2) ** 0.5 * eps[part]
+            mixed = sampling.eta * fresh[part] + (1 - sampling.eta**2) ** 0.5 * eps[part]
             z[part] = schedule.signal(t_next) * prior.encode(x[part]) + schedule.noise(t_next) * mixed
             watch("vae_encode", len(mixed))
     return x
@@ -138,7 +150,7 @@ def initial_latents(
         parts.append(z if sampling.init == "random" else sampling.inversion(prior, z, schedule, watch))
     z = torch.cat(parts)
     if sampling.init == "random":
-        z = schedule.signal(first) * z + schedule.noise(first) * noise_like(z[:1], generator)
+        z = schedule.signal(first) * z + schedule.noise(first) * sampling.fresh(z, generator)
     return z.expand(len(lifted), -1, -1, -1).clone()
 
 
@@ -146,8 +158,3 @@ def micro_batches(frames: int, size: int) -> Iterator[slice]:
     """Consecutive slices of at most `size` frames."""
     for start in range(0, frames, size):
         yield slice(start, min(start + size, frames))
-
-
-def noise_like(z: Tensor, generator: torch.Generator) -> Tensor:
-    """Standard normal noise drawn on the CPU, shaped, typed and placed like z."""
-    return torch.randn(z.shape, generator=generator).to(z)
