@@ -8,11 +8,12 @@ from enum import StrEnum
 from fractions import Fraction
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, computed_field, field_validator, model_validator
 
 from app.containers import BesideKind, UploadKind
 from app.degradations import Strict
 from app.restoration import Restoration
+from app.sizes import nearest_sdxl_size
 
 # --- what the client asks for --------------------------------------------------------------------------------------
 
@@ -147,13 +148,17 @@ class JobSource(BaseModel):
 
 
 class OutputInfo(BaseModel):
-    """The restored clip."""
+    """The restored clip; sdxl_size: width and height of the nearest size that SDXL was trained for."""
 
     width: int
     height: int
     frames: int
     bytes: int
     sha256: str
+
+    @computed_field
+    def sdxl_size(self) -> tuple[int, int]:
+        return nearest_sdxl_size(self.width, self.height)
 
 
 class JobMetrics(BaseModel):

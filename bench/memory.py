@@ -62,6 +62,7 @@ def restore(path: Path, directory: Path) -> None:
         None,
         micro_batch=settings.micro_batch,
         part_frames=settings.part_frames,
+        tile_pixels=settings.tile_pixels,
         follower=Nobody(),
     ).run(directory)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

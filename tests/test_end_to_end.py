@@ -112,6 +112,7 @@ def test_a_clip_goes_in_and_comes_back_restored(client: httpx.Client, degraded: 
         key: job["progress"][key] for key in ("frames_done", "frames_total", "seconds_per_frame", "eta_seconds")
     }
     assert (job["output"]["width"], job["output"]["height"]) == (256, 160)
+    assert job["output"]["sdxl_size"] == [1280, 768]
     body = client.get(job["urls"]["output"]).content
     assert hashlib.sha256(body).hexdigest() == job["output"]["sha256"]
     output = tmp_path / "output.mp4"
@@ -133,6 +134,7 @@ def test_a_clip_goes_in_and_comes_back_restored(client: httpx.Client, degraded: 
     assert manifest["output"]["sha256"] == job["output"]["sha256"]
     assert manifest["version"]["weights_sha256"] == job["version"]["weights_sha256"]
     assert manifest["stage_seconds"]["vae_decode"] > 0
+    assert manifest["solver"]["tiles"]["count"] == 1
 
 
 def test_the_same_seed_makes_the_same_file_in_the_same_warm_process(service: Service, degraded: Path) -> None:

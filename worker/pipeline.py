@@ -14,6 +14,7 @@ from torch import Tensor
 
 from app.degradations import Mask, TemporalAverage, TemporalDownsample
 from app.restoration import Restoration
+from app.sizes import too_small_for_sdxl
 from worker.control import NotFinite
 from worker.encode import ResultWriter
 from worker.frames import FrameWindow, clip_window, mask_window
@@ -65,7 +66,7 @@ class Outcome:
     """
 
     files: dict[str, Path]
-    left_out: list[str]
+    warnings: list[str]
     width: int = 0
     height: int = 0
     frames: int = 0
@@ -81,7 +82,8 @@ class Pipeline:
     """Restores one clip.
 
     seen: the source, scanned. mask, kernel: files that came with it. micro_batch: frames that go through the prior at a
-    time. part_frames: true frames that are solved together. Raises ValueError where what is asked cannot be done.
+    time. part_frames: true frames that are solved together. tile_pixels: larger frames go through the prior in tiles.
+    Raises ValueError where what is asked cannot be done.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class Pipeline:
         *,
         micro_batch: int,
         part_frames: int,
+        tile_pixels: int,
         follower: Follower,
     ) -> None:
         self.prior, self.wanted, self.follower, self.part_frames = prior, wanted, follower, part_frames
@@ -103,7 +106,7 @@ class Pipeline:
         self.clip = clip_window(source, follower.check)
         still, self._moving = self._masks(mask)
         beside = Beside(still, read_kernel(kernel) if kernel else None)
-        self.setup = setup(prior, self.stated, beside, wanted.solver, micro_batch)
+        self.setup = setup(prior, self.stated, beside, wanted.solver, micro_batch, tile_pixels)
         self.real = operator_of(self.stated, beside, prior.device)
         self._mask_first = 0  # number, in the mask's file, of the first frame that goes with the scene at hand
         self._pixels = 0
@@ -136,7 +139,8 @@ class Pipeline:
                         self.follower.check()
                     self.follower.measured("encode", len(shown.restored))
                     outcome.height, outcome.width = shown.restored.shape[-2:]
-        outcome.left_out = results.left_out
+        small = None if self.prior.bundled else too_small_for_sdxl(outcome.width, outcome.height)
+        outcome.warnings = [*results.left_out, *([small] if small else [])]
         for name, squares in self._squares.items():
             setattr(outcome, name, sqrt(squares / self._pixels))
         outcome.compared = comparison.values() if comparison else {}

@@ -80,6 +80,7 @@ def restore_file(
                 kernel,
                 micro_batch=settings.micro_batch,
                 part_frames=settings.part_frames,
+                tile_pixels=settings.tile_pixels,
                 follower=bar,
             )
             outcome = pipeline.run(Path(directory))
@@ -92,7 +93,7 @@ def restore_file(
     except (ValueError, OSError) as error:
         console.print(f"[red]{_told(error)}[/red]", highlight=False)
         raise typer.Exit(2) from None
-    for warning in outcome.left_out:
+    for warning in outcome.warnings:
         console.print(f"[yellow]{warning}[/yellow]")
     console.print(
         f"{output}: {outcome.frames} frames, noise {outcome.noise_sigma:.4f}, "

@@ -19,10 +19,12 @@ from worker.solver.restore import DataStep, Sampling, Watch, nobody, restore
 from worker.solver.schedule import Schedule
 from worker.solver.spatial import Convolution, Downsample, GaussianBlur
 from worker.solver.temporal import TemporalAverage, TemporalDownsample
+from worker.solver.tiles import Tiled, Tiling
 from worker.tuning import PAPER, Tuning, tuning_of
 from worker.video import Beside
 
 PUBLISHED_ITERATIONS = 10
+TILE_PIXELS = 1024 * 1024  # about what SDXL was trained on
 LEAST_NOISE = 1e-4  # a client may state none at all; the data step still divides by it
 
 
@@ -30,8 +32,8 @@ LEAST_NOISE = 1e-4  # a client may state none at all; the data step still divide
 class Problem:
     """A segment ready to be solved; pixels in [-1, 1], noise_sigma for pixels in [0, 1].
 
-    lifted: the measurement on the grid of the clip, (T, 3, H, W), from which the solver starts. published: whether
-    all is to be done as the published solver does it.
+    lifted: the measurement on the grid of the clip, (T, 3, H, W), from which the solver starts. tiling: how the prior
+    goes over its frames. published: whether all is to be done as the published solver does it.
     """
 
     operator: Chain
@@ -40,6 +42,7 @@ class Problem:
     noise_sigma: float
     sampling: Sampling
     tuning: Tuning
+    tiling: Tiling
     published: bool = False
 
     def data_step(self) -> DataStep:
@@ -57,7 +60,7 @@ class Problem:
         """What the solver runs with, defaults filled in."""
         sampling = self.sampling
         chosen: dict[str, Any] = {name: getattr(sampling, name) for name in ("eta", "lowpass", "init", "final")}
-        chosen |= {"tau": self.tuning.tau, "timesteps": sampling.schedule.timesteps}
+        chosen |= {"tau": self.tuning.tau, "timesteps": sampling.schedule.timesteps, "tiles": self.tiling.settings()}
         if self.published:
             return chosen | {"cg_iterations": PUBLISHED_ITERATIONS}
         rho = [self.trust.rho(sampling.schedule, t) for t in sampling.schedule.timesteps]
@@ -103,13 +106,19 @@ def _operator(degradation: Degradation, beside: Beside, device: torch.device) ->
 
 @dataclass(frozen=True)
 class Setup:
-    """How all parts of a clip are to be solved. operator: what happened to the whole clip, as the solver models it."""
+    """How all parts of a clip are to be solved.
+
+    operator: what happened to the whole clip, as the solver models it. tile_pixels: frames with more go through the
+    prior in tiles, whose sides are multiples of `multiple`.
+    """
 
     operator: Chain
     sampling: Sampling
     tuning: Tuning
     published: bool
     device: torch.device
+    tile_pixels: int
+    multiple: int
 
     def pose(self, measured: Tensor, noise_sigma: float | None, operator: Chain | None = None) -> Problem:
         """What is to be solved for a clip, or with its own `operator` for a part of one.
@@ -127,7 +136,9 @@ class Setup:
             hidden = noise_on_black((y + 1) / 2, known)
             y = y * known  # whatever the file holds where pixels are lost, it is no measurement
         sigma = max(estimate_noise(y / 2, known), hidden) if noise_sigma is None else max(noise_sigma, LEAST_NOISE)
-        return Problem(operator, y, operator.lift(y), sigma, self.sampling, self.tuning, self.published)
+        lifted = operator.lift(y)
+        tiling = Tiling.within(self.tile_pixels, lifted.shape[-2], lifted.shape[-1], self.multiple)
+        return Problem(operator, y, lifted, sigma, self.sampling, self.tuning, tiling, self.published)
 
 
 def setup(
@@ -136,6 +147,7 @@ def setup(
     beside: Beside,
     settings: SolverSettings,
     micro_batch: int,
+    tile_pixels: int,
 ) -> Setup:
     """What a client stated, with all that it left open filled in."""
     operator = operator_of(degradations, beside, prior.device)
@@ -148,7 +160,7 @@ def setup(
     if published:
         operator, sampling = published_operators(operator.operators), published_sampling(sampling)
     sampling = replace(sampling, **{n: v for n in ("init", "final") if (v := getattr(settings, n)) is not None})
-    return Setup(operator, sampling, tuned, published, prior.device)
+    return Setup(operator, sampling, tuned, published, prior.device, tile_pixels, prior.multiple)
 
 
 def pose(
@@ -159,9 +171,10 @@ def pose(
     noise_sigma: float | None,
     settings: SolverSettings,
     micro_batch: int,
+    tile_pixels: int = TILE_PIXELS,
 ) -> Problem:
     """A clip that is solved as one; arguments as those of `setup` and of `Setup.pose`."""
-    return setup(prior, degradations, beside, settings, micro_batch).pose(measured, noise_sigma)
+    return setup(prior, degradations, beside, settings, micro_batch, tile_pixels).pose(measured, noise_sigma)
 
 
 def mask_of_last(operator: Chain) -> Tensor | None:
@@ -176,4 +189,5 @@ def solve(prior: DiffusersPrior, problem: Problem, settings: SolverSettings, wat
     prior = prior.prompted(settings.prompt, settings.guidance)
     if problem.published:
         prior = prior.as_published()
-    return restore(prior, problem.lifted, problem.data_step(), problem.sampling, generator, watch).clamp(-1, 1)
+    tiled = Tiled(prior, problem.tiling) if len(problem.tiling) > 1 else prior
+    return restore(tiled, problem.lifted, problem.data_step(), problem.sampling, generator, watch).clamp(-1, 1)

@@ -123,6 +123,7 @@ class Restorer:
                 beside.get("kernel"),
                 micro_batch=self.settings.micro_batch,
                 part_frames=self.settings.part_frames,
+                tile_pixels=self.settings.tile_pixels,
                 follower=meter,
             )
             outcome = pipeline.run(scratch)
@@ -168,7 +169,7 @@ class Restorer:
                     **outcome.compared,
                 }
             ),
-            "warnings": [*job.warnings, *outcome.left_out],
+            "warnings": [*job.warnings, *outcome.warnings],
             **job.ending(now(), self.settings.result_ttl_seconds),
         }
         manifest = self._manifest(job.model_copy(update=changes), outcome, meter)

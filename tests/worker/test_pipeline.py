@@ -16,6 +16,7 @@ from worker.encode import write_clip
 from worker.measures import psnr
 from worker.pipeline import Outcome, Pipeline
 from worker.scenes import scan
+from worker.solve import TILE_PIXELS
 from worker.solver.prior import DiffusersPrior, load_prior
 from worker.solver.restore import Stage
 from worker.solver.spatial import Downsample
@@ -53,13 +54,20 @@ def prior() -> DiffusersPrior:
 
 @pytest.fixture
 def run(prior: DiffusersPrior, tmp_path: Path) -> Run:
-    def run(source: Path, mask: Path | None = None, part_frames: int = 25, **wanted: Any) -> Outcome:
+    def run(
+        source: Path,
+        mask: Path | None = None,
+        part_frames: int = 25,
+        tile_pixels: int = TILE_PIXELS,
+        model: DiffusersPrior = prior,
+        **wanted: Any,
+    ) -> Outcome:
         wanted = {"output": {"crf": CRF}, "solver": {"steps": 10, "tau": 0.2}} | wanted
         follower = Follower()
         directory = tmp_path / f"run{len(list(tmp_path.iterdir()))}"
         directory.mkdir()
         outcome = Pipeline(
-            prior,
+            model,
             Restoration.model_validate(wanted),
             source,
             scan(source),
@@ -67,6 +75,7 @@ def run(prior: DiffusersPrior, tmp_path: Path) -> Run:
             None,
             micro_batch=4,
             part_frames=part_frames,
+            tile_pixels=tile_pixels,
             follower=follower,
         ).run(directory)
         assert follower.denoised == follower.total > 0
@@ -186,3 +195,22 @@ def test_the_published_solver_goes_through_here_too(run: Run, tmp_path: Path) ->
     outcome = run(source, degradation=[{"kind": "temporal_average", "window": 5}], solver=solver, part_frames=8)
     assert [scene["parts"] for scene in outcome.scenes] == [1]
     assert outcome.settings["cg_iterations"] == 10
+
+
+def test_large_frames_go_in_tiles_and_the_settings_say_which(run: Run, tmp_path: Path) -> None:
+    source = written(tmp_path / "in.mp4", read_clip(SAMPLE, 2).frames.float())
+    stated = {"simulate": True, "degradation": [{"kind": "gaussian_blur", "sigma": 2}], "noise_sigma": 0.01}
+    whole, tiles = (run(source, tile_pixels=n, **stated) for n in (TILE_PIXELS, 160 * 176))
+    assert whole.settings["tiles"] == {"count": 1, "width": 256, "height": 160, "overlap": [0, 0]}
+    assert tiles.settings["tiles"] == {"count": 2, "width": 160, "height": 160, "overlap": [64, 0]}
+    assert tiles.compared["psnr"] == pytest.approx(whole.compared["psnr"], abs=0.1)
+
+
+def test_small_frames_are_warned_of_unless_the_prior_was_made_for_them(
+    run: Run, prior: DiffusersPrior, tmp_path: Path
+) -> None:
+    source = written(tmp_path / "in.mp4", small(read_clip(SAMPLE), 1))
+    wanted = {"degradation": [{"kind": "gaussian_blur", "sigma": 1}]}
+    assert run(source, **wanted).warnings == []
+    (told,) = run(source, model=replace(prior, directory=tmp_path), **wanted).warnings
+    assert "the nearest is 1280x768" in told
