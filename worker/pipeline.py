@@ -61,8 +61,8 @@ class Shown(NamedTuple):
 class Outcome:
     """What came of a clip. noise_sigma and the residuals are RMS over all measured pixels, in [0, 1].
 
-    compared: with the clean clip, where it was given. settings: of the solver. scenes: for each, its measured frames,
-    its noise, and in how many parts it was solved.
+    warnings: for whoever asked for it. compared: with the clean clip, where it was given. settings: of the solver.
+    scenes: for each, its measured frames, its noise, and in how many parts it was solved.
     """
 
     files: dict[str, Path]
