@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from tiny_text import save_text_parts
 from training_images import Crops
-from worker.solver.prior import text_states
+from worker.solver.text import encode_prompt
 
 ROOT = Path(__file__).resolve().parent.parent
 STATE = ROOT / "build" / "tiny"
@@ -197,7 +197,8 @@ def train_unet(steps: int, seed: int) -> None:
     crops = Crops(seed + 1 + steps_done("unet"))
     save_text_parts(STATE / "text", TEXT_WIDTH, POOLED_WIDTH)
     build_scheduler().save_pretrained(STATE / "text" / "scheduler")
-    text, pooled = text_states(STATE / "text", None, "")
+    empty = encode_prompt(STATE / "text", None, "")
+    assert empty.pooled is not None
     torch.manual_seed(seed + steps_done("unet"))
     losses: list[float] = []
     for step in training("unet", unet, 8e-4, steps):
@@ -215,8 +216,8 @@ def train_unet(steps: int, seed: int) -> None:
             guess = unet(
                 noisy,
                 t,
-                encoder_hidden_states=text.expand(count, -1, -1),
-                added_cond_kwargs={"text_embeds": pooled.expand(count, -1), "time_ids": time_ids},
+                encoder_hidden_states=empty.states.expand(count, -1, -1),
+                added_cond_kwargs={"text_embeds": empty.pooled.expand(count, -1), "time_ids": time_ids},
             ).sample.float()
         loss = F.mse_loss(guess, eps)
         torch.autograd.backward(loss)

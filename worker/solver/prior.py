@@ -1,19 +1,18 @@
-"""The image prior: a diffusers pipeline with a UNet and an autoencoder. The only file that imports diffusers."""
+"""The image prior: a diffusers pipeline with a UNet and an autoencoder. This and text.py alone import diffusers."""
 
 import hashlib
+import re
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import (
     AutoencoderDC,
     AutoencoderKL,
     AutoencoderTiny,
-    AutoModel,
     DDIMScheduler,
     DiffusionPipeline,
-    StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTinyOutput
@@ -25,27 +24,27 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers.utils import logging as transformers_logging
 
+from worker.solver.backbone import BadModel, Kind, Prediction, noise_of, read
+from worker.solver.text import Prompt, encode_prompt
+
 # A service has no terminal to draw bars on.
 diffusers_logging.disable_progress_bar()
 transformers_logging.disable_progress_bar()
 
+AUTOENCODERS = {kind.__name__: kind for kind in (AutoencoderKL, AutoencoderTiny, AutoencoderDC)}
 PARTS = ["*.json", "*.safetensors"]
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+AESTHETIC_SCORE = 6.0  # what diffusers tells SDXL's refiner of a picture that is to be good
+LEAST_ABAR = 2.0**-24  # where a schedule ends in pure noise: diffusers' own, so that nothing is divided by zero
 BUNDLED = Path(__file__).resolve().parent.parent / "models" / "tiny"
 
 
 @dataclass(frozen=True)
-class Prompt:
-    """Text states (1, 77, D) and pooled text (1, P) of a prompt."""
-
-    states: Tensor
-    pooled: Tensor
-
-
-@dataclass(frozen=True)
 class DiffusersPrior:
-    """SDXL, or anything shaped like it, as the loop's `Prior`.
+    """A latent diffusion model as the loop's `Prior`: any kind that worker/solver/backbone.py knows.
 
-    abar: (1000,) float64. weights_sha256: of the weight files of UNet and autoencoder, in the order of their names.
+    abar: (1000,) float64, above 0. weights_sha256: of the weight files of UNet and autoencoder, in the order of their
+    names. prediction: what the UNet gives; `predict_noise` makes noise of it.
     guidance: CFG++ weight (Chung et al. 2024); without a `prompt` only the unconditional branch runs.
     original_size: height and width that the micro-conditioning names as the picture's; None: those of the frames.
     """
@@ -57,6 +56,8 @@ class DiffusersPrior:
     abar: Tensor
     weights_sha256: str
     empty: Prompt
+    kind: Kind = "sdxl"
+    prediction: Prediction = "epsilon"
     prompt: Prompt | None = None
     guidance: float = 0.6
     original_size: tuple[int, int] | None = None
@@ -89,9 +90,7 @@ class DiffusersPrior:
 
     def prompted(self, text: str, guidance: float) -> "DiffusersPrior":
         """The same prior with another prompt; loads the text encoders where the prompt is new, and drops them again."""
-        prompt = (
-            Prompt(*text_states(self.directory, self.variant, text, self.device, self.unet.dtype)) if text else None
-        )
+        prompt = encode_prompt(self.directory, self.variant, text, self.device, self.unet.dtype) if text else None
         return replace(self, prompt=prompt, guidance=guidance)
 
     def as_published(self) -> "DiffusersPrior":
@@ -125,20 +124,30 @@ class DiffusersPrior:
             return unguided, unguided
         return unguided + self.guidance * (self._unet(z, t, self.prompt) - unguided), unguided
 
+    def as_noise(self, out: Tensor, z: Tensor, t: int) -> Tensor:
+        """The noise in z at timestep t, of what the UNet gave for it."""
+        abar = float(self.abar[t])
+        return noise_of(out, z, self.prediction, abar**0.5, (1 - abar) ** 0.5)
+
     def _unet(self, z: Tensor, t: int, prompt: Prompt) -> Tensor:
-        count, size = len(z), (z.shape[-2] * self.factor, z.shape[-1] * self.factor)
-        sizes = [*(self.original_size or size), 0, 0, *size]
-        time_ids = torch.tensor([sizes], dtype=self.unet.dtype, device=self.device)
+        count = len(z)
+        beside = None
+        if prompt.pooled is not None:
+            time_ids = torch.tensor([self._time_ids(z)], dtype=self.unet.dtype, device=self.device)
+            beside = {"text_embeds": prompt.pooled.expand(count, -1), "time_ids": time_ids.expand(count, -1)}
         out = self.unet(
             z.to(self.unet.dtype).contiguous(memory_format=torch.channels_last),
             t,
             encoder_hidden_states=prompt.states.expand(count, -1, -1),
-            added_cond_kwargs={
-                "text_embeds": prompt.pooled.expand(count, -1),
-                "time_ids": time_ids.expand(count, -1),
-            },
+            added_cond_kwargs=beside,
         )
-        return at_least_float32(out.sample)
+        return self.as_noise(at_least_float32(out.sample), z, t)
+
+    def _time_ids(self, z: Tensor) -> list[float]:
+        """SDXL's micro-conditioning (Podell et al. 2023, 2.2): a picture of the frames' size, not cropped."""
+        size = (z.shape[-2] * self.factor, z.shape[-1] * self.factor)
+        last = (AESTHETIC_SCORE,) if self.kind == "sdxl_refiner" else size
+        return [*(self.original_size or size), 0, 0, *last]
 
 
 def load_prior(
@@ -154,32 +163,44 @@ def load_prior(
     """Load a pipeline: `bundled`, a local directory in diffusers format, or a hub id (with a pinned revision).
 
     vae: another autoencoder, likewise. variant: of the file names, as in `model.fp16.safetensors`. Only safetensors are
-    read. Raises OSError where files are missing, ValueError where the model predicts something else than noise.
+    read. Raises BadModel, a ValueError, where files are missing or the model is of a kind that the solver cannot use,
+    OSError where it cannot be had.
     """
     directory = _fetch(model, revision, variant)
-    options = {"dtype": dtype, "use_safetensors": True, "local_files_only": True}
-    unet = UNet2DConditionModel.from_pretrained(directory, subfolder="unet", variant=variant, **options)
-    if vae is None:
-        weights = [directory / "unet", directory / "vae"]
-        autoencoder = AutoModel.from_pretrained(str(directory), subfolder="vae", variant=variant, **options)
-    else:
-        own = (
-            Path(vae)
-            if Path(vae).is_dir()
-            else Path(snapshot_download(vae, revision=vae_revision, allow_patterns=PARTS))
-        )
-        weights = [directory / "unet", own]
-        autoencoder = AutoModel.from_pretrained(str(own), **options)
+    backbone = read(directory, _fetch_autoencoder(vae, vae_revision) if vae else None, variant)
+    if faults := backbone.faults():
+        raise BadModel(model, faults)
+    unet = _load(UNet2DConditionModel, directory / "unet", variant, dtype)
+    kind = AUTOENCODERS[backbone.vae["_class_name"]]
+    autoencoder = _load(kind, backbone.autoencoder, None if vae else variant, dtype)
     if dtype == torch.float16 and autoencoder.config.get("force_upcast"):
         autoencoder.float()  # SDXL's own autoencoder overflows in half precision
     for part in (unet, autoencoder):
         part.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
-    scheduler = DDIMScheduler.from_pretrained(directory, subfolder="scheduler")
-    if scheduler.config.prediction_type != "epsilon":
-        raise ValueError(f"{model} predicts {scheduler.config.prediction_type}; the solver needs epsilon")
-    empty = Prompt(*text_states(directory, variant, "", unet.device, dtype))
-    abar = scheduler.alphas_cumprod.double()
-    return DiffusersPrior(directory, variant, unet, autoencoder, abar, _digest(weights), empty)
+    abar = DDIMScheduler.from_config(backbone.scheduler).alphas_cumprod.double().clamp(min=LEAST_ABAR)
+    return DiffusersPrior(
+        directory,
+        variant,
+        unet,
+        autoencoder,
+        abar,
+        _digest([directory / "unet", backbone.autoencoder]),
+        encode_prompt(directory, variant, "", unet.device, dtype),
+        backbone.kind,
+        backbone.prediction,
+    )
+
+
+def _load(kind: type[Any], path: Path, variant: str | None, dtype: torch.dtype) -> Any:
+    """A part of the pipeline with all of its weights: diffusers would go on with random ones in place of some."""
+    options = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True}
+    try:
+        part, told = kind.from_pretrained(str(path), variant=variant, dtype=dtype, **options)
+    except ValueError as error:  # tensors of another shape, which diffusers tells in a paragraph
+        raise BadModel(str(path), [str(error).split(". ")[0]]) from error
+    if missing := told["missing_keys"]:
+        raise BadModel(str(path), [f"{len(missing)} tensors are not in its files, {sorted(missing)[0]} for one"])
+    return part
 
 
 def _fetch(model: str, revision: str | None, variant: str | None) -> Path:
@@ -188,7 +209,18 @@ def _fetch(model: str, revision: str | None, variant: str | None) -> Path:
         return BUNDLED
     if Path(model).is_dir():
         return Path(model).resolve()
+    if not HUB_ID.fullmatch(model):
+        raise BadModel(model, ["there is no such directory"])
     return Path(DiffusionPipeline.download(model, revision=revision, variant=variant, use_safetensors=True))
+
+
+def _fetch_autoencoder(vae: str, revision: str | None) -> Path:
+    """The same for an autoencoder by itself."""
+    if Path(vae).is_dir():
+        return Path(vae).resolve()
+    if not HUB_ID.fullmatch(vae):
+        raise BadModel(vae, ["there is no such directory"])
+    return Path(snapshot_download(vae, revision=revision, allow_patterns=PARTS))
 
 
 def _digest(directories: list[Path]) -> str:
@@ -197,23 +229,6 @@ def _digest(directories: list[Path]) -> str:
         with file.open("rb") as stream:
             total.update(hashlib.file_digest(stream, "sha256").digest())
     return total.hexdigest()
-
-
-@lru_cache(maxsize=64)
-def text_states(
-    directory: Path,
-    variant: str | None,
-    text: str,
-    device: torch.device = torch.device("cpu"),  # noqa: B008 - a constant
-    dtype: torch.dtype = torch.float32,
-) -> tuple[Tensor, Tensor]:
-    """Load a pipeline's text encoders, run them once and let them go: states (1, 77, D), pooled (1, P)."""
-    pipeline = StableDiffusionXLPipeline.from_pretrained(
-        directory, unet=None, vae=None, variant=variant, dtype=dtype, use_safetensors=True, local_files_only=True
-    ).to(device)
-    with torch.no_grad():
-        states, _, pooled, _ = pipeline.encode_prompt(text, device=device, do_classifier_free_guidance=False)
-    return states.to(dtype), pooled.to(dtype)
 
 
 def posterior_mode(encoded: BaseOutput) -> Tensor:
