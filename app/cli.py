@@ -2,12 +2,14 @@
 
 import os
 import sys
+from typing import Annotated
 
 import typer
 
 from app.logging import configure
 from app.serve import serve as serve_all
 from app.settings import Settings
+from app.show_models import show_models
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -53,6 +55,21 @@ def demo(context: typer.Context) -> None:
 def restore(context: typer.Context) -> None:
     """Restore a file in this process, without a service: vxl restore in.mp4 -o out.mp4 --task deblur."""
     become("worker.restore_file", *context.args)
+
+
+@app.command()
+def models(
+    url: Annotated[str | None, typer.Option(help="of the service; VXL_HOST and VXL_PORT if not given")] = None,
+) -> None:
+    """Say which models the workers of a running service hold, or what the settings would load where none runs."""
+    settings = Settings()
+    raise typer.Exit(show_models((url or f"http://{settings.host}:{settings.port}").rstrip("/"), settings))
+
+
+@app.command("check-model", context_settings=PASS_ON)
+def check_model(context: typer.Context) -> None:
+    """Load a model, say how well it keeps a clip and tells noise, or what is wrong with it: vxl check-model DIR."""
+    become("worker.check_model", *context.args)
 
 
 def main() -> None:

@@ -221,6 +221,22 @@ def test_a_long_exposure_comes_back_at_its_full_frame_rate(client: httpx.Client,
     assert all(later > earlier for earlier, later in pairwise(manifest["solver"]["rho"]))
 
 
+def test_the_model_that_is_held_is_known(client: httpx.Client) -> None:
+    (model,) = client.get("/v1/models").json()["data"]
+    assert (model["id"], model["live_workers"]) == ("bundled", 1)
+    card = model["card"]
+    assert (card["kind"], card["prediction_type"], card["autoencoder"]) == ("sdxl", "epsilon", "AutoencoderDC")
+    assert (card["latent_channels"], card["factor"], card["bundled"]) == (32, 4, True)
+    told = subprocess.run(
+        [sys.executable, "-m", "app.cli", "models", "--url", str(client.base_url)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"COLUMNS": "160"},
+    )
+    assert told.returncode == 0, told.stderr
+    assert card["weights_sha256"][:12] in told.stdout
+
+
 def test_a_simulation_says_how_near_its_result_is(client: httpx.Client, tmp_path: Path) -> None:
     """By the same measures as here, of the output file; and the same seed degrades alike."""
     clip = read_clip(SAMPLE, 2)

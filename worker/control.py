@@ -5,7 +5,7 @@ The task is loaded once and then called for one job after the other, in a proces
     def load(settings: Settings, control: Control) -> Callable[[str], None]: ...
 
 `load` builds what is dear (the prior, on its device) and returns `run(job_id)`, kept for the life of the process. Where
-`run` has attributes `model` and `device`, the worker publishes them. While a job runs, `run`
+`run` has attributes `model`, `device` and `card` (app/card.py), the worker publishes them. While a job runs, `run`
 
 - calls `control.pulse()` at every micro-batch: one that is silent for `stall_seconds` is taken for hung and killed;
 - asks `control.stop_requested()` as often, and if told to stop, drops what it has and raises `Preempted` or

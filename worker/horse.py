@@ -20,6 +20,7 @@ from typing import Literal, cast
 import structlog
 from redis.exceptions import RedisError
 
+from app.card import ModelCard
 from app.contract import JobError
 from app.logging import configure
 from app.records import IllegalTransition, UnknownJob
@@ -43,6 +44,7 @@ class Ready:
 
     model: str
     device: str
+    card: ModelCard | None = None
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,8 @@ def main(loader: str, settings: Settings, pipe: Connection, shared: Shared, pare
         log.exception("the model does not load", loader=loader)
         say(Broken(f"{type(error).__name__}: {error}"))
         sys.exit(1)
-    say(Ready(str(getattr(task, "model", settings.model)), str(getattr(task, "device", settings.device))))
+    model, device = (str(getattr(task, name, getattr(settings, name))) for name in ("model", "device"))
+    say(Ready(model, device, getattr(task, "card", None)))
     with contextlib.suppress(EOFError, BrokenPipeError):  # the parent is gone, and so will we be in a moment
         while (job_id := pipe.recv()) is not None:
             with structlog.contextvars.bound_contextvars(job_id=job_id):

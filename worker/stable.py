@@ -141,7 +141,7 @@ class Stable:
 
     def _heed(self, horse: Horse, message: Message) -> None:
         match message:
-            case Ready(model, device):
+            case Ready(model, device, _):
                 horse.ready, self.trouble, self._failures = message, "", 0
                 log.info("the model is loaded", model=model, device=device, pid=horse.pid)
             case Broken(reason):

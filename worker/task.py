@@ -23,6 +23,7 @@ from app.degradations import task_of
 from app.records import IllegalTransition, Records, now
 from app.settings import Settings
 from app.store import Store
+from worker.card import card_of
 from worker.control import Control, DeviceLost, NotFinite, TaskFailed
 from worker.pipeline import Outcome, Pipeline
 from worker.progress import Meter
@@ -48,10 +49,12 @@ def load(settings: Settings, control: Control) -> "Restorer":
 
 
 def prior_of(settings: Settings) -> DiffusersPrior:
-    """The prior that the settings name, on the device they name."""
+    """The prior that the settings name, on the device they name; ValueError where it cannot be used there."""
     device = settings.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"VXL_DEVICE is {device}, but torch finds no GPU")
     dtype = settings.dtype
     if dtype == "auto":
         dtype = "float32" if device == "cpu" else "float16"
@@ -74,7 +77,7 @@ class Restorer:
     ) -> None:
         self.settings, self.control, self.prior = settings, control, prior
         self.records, self.store = records, store
-        self.model = settings.model
+        self.model, self.card = settings.model, card_of(prior)
         self.device = torch.cuda.get_device_name() if prior.device.type == "cuda" else "cpu"
         self.version = Version(service=version("vision-xl"), model=settings.model, weights_sha256=prior.weights_sha256)
 

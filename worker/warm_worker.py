@@ -272,6 +272,7 @@ class WarmWorker(Worker):
             "reason": reason or None,
             "model": ready.model if ready else self.settings.model,
             "device": ready.device if ready else None,
+            "card": ready.card.model_dump() if ready and ready.card else None,
             "job_id": self.running.job.id if self.running else None,
             "heartbeat": now().isoformat(),
         }

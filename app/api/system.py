@@ -1,16 +1,17 @@
 """What the service is made of, what it allows, and how it is."""
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
 from obstore.exceptions import BaseError
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, field_validator
 from redis.exceptions import RedisError
 
 from app.api.bounded import MAX_BYTES, MAX_DEPTH
 from app.api.jobs import WAIT_SECONDS
 from app.api.wiring import Services, Wired
+from app.card import ModelCard
 from app.errors import AWAY_SECONDS, FieldError, Problem
 from app.ids import new_id
 
@@ -18,6 +19,30 @@ router = APIRouter(tags=["system"])
 
 # What a worker says of itself while it cannot take a job, nor will soon.
 NOT_LIVE = frozenset({"draining", "unhealthy"})
+
+
+EXAMPLE: dict[str, Any] = {
+    "data": [
+        {
+            "id": "stabilityai/stable-diffusion-xl-base-1.0",
+            "live_workers": 1,
+            "card": {
+                "kind": "sdxl",
+                "prediction_type": "epsilon",
+                "autoencoder": "AutoencoderKL",
+                "latent_channels": 4,
+                "factor": 8,
+                "dtype": "float16",
+                "autoencoder_dtype": "float16",
+                "unet_parameters": 2567463684,
+                "autoencoder_parameters": 83653863,
+                "weights_sha256": "6f9a0c7e51d3b8428e4d0b7f3a1c95d26f9a0c7e51d3b8428e4d0b7f3a1c95d2",
+                "bundled": False,
+            },
+            "workers": [{"name": "gpu-1-4f2a9c", "state": "idle", "model": "...", "device": "NVIDIA H100 80GB HBM3"}],
+        }
+    ]
+}
 
 
 class WorkerInfo(BaseModel):
@@ -29,16 +54,32 @@ class WorkerInfo(BaseModel):
     state: str = "unknown"
     model: str = "unknown"
     device: str | None = None
+    card: ModelCard | None = Field(None, exclude=True)
+
+    @field_validator("card", mode="wrap")
+    @classmethod
+    def _known_card(cls, value: Any, known: ValidatorFunctionWrapHandler) -> Any:
+        """A worker of another version may say other things of its model; it is a worker all the same."""
+        try:
+            return known(value)
+        except ValidationError:
+            return None
 
 
 class Model(BaseModel):
     """A model, and the workers that hold it."""
 
     id: str
+    live_workers: int = Field(description="those that take jobs, or are loading it")
+    card: ModelCard | None = Field(description="null until it is loaded")
     workers: list[WorkerInfo]
 
 
 class Models(BaseModel):
+    """Models that differ in any part of their cards are told apart."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
+
     data: list[Model]
 
 
@@ -73,11 +114,17 @@ class Health(BaseModel):
 
 @router.get("/v1/models")
 def models(wired: Wired) -> Models:
-    """The models that workers hold at this moment."""
-    held: dict[str, list[WorkerInfo]] = {}
+    """The models that workers hold at this moment, and what each is."""
+    held: dict[tuple[str, str], list[WorkerInfo]] = {}
     for worker in _workers(wired):
-        held.setdefault(worker.model, []).append(worker)
-    return Models(data=[Model(id=name, workers=workers) for name, workers in sorted(held.items())])
+        card = worker.card.model_dump_json() if worker.card else ""
+        held.setdefault((worker.model, card), []).append(worker)
+    return Models(data=[_model(workers) for _, workers in sorted(held.items())])
+
+
+def _model(workers: list[WorkerInfo]) -> Model:
+    live = sum(worker.state not in NOT_LIVE for worker in workers)
+    return Model(id=workers[0].model, live_workers=live, card=workers[0].card, workers=workers)
 
 
 @router.get("/v1/limits")

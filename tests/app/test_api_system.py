@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 from redis import Redis
 
+from app.api.system import EXAMPLE
 from app.contract import JobStatus
 from app.records import Records
 from tests.app.conftest import Server, assert_problem
@@ -68,6 +69,22 @@ def test_models_are_those_that_workers_hold(api: httpx.Client, redis_client: Red
         ("sdxl", ["c"]),
     ]
     assert data[0]["workers"][1]["device"] == "cuda:0"
+    assert [model["live_workers"] for model in data] == [2, 1]
+
+
+def test_models_are_told_apart_by_their_cards(api: httpx.Client, redis_client: Redis) -> None:
+    card = EXAMPLE["data"][0]["card"]
+    tell(redis_client, "a", state="idle", card=card)
+    tell(redis_client, "b", state="draining", card=card)
+    tell(redis_client, "c", state="idle", card=card | {"weights_sha256": "0" * 64})
+    tell(redis_client, "d", state="loading", card=None)
+    data = api.get("/v1/models").json()["data"]
+    found = [(m["card"], m["live_workers"], [worker["name"] for worker in m["workers"]]) for m in data]
+    assert found == [(None, 1, ["d"]), (card | {"weights_sha256": "0" * 64}, 1, ["c"]), (card, 1, ["a", "b"])]
+    tell(redis_client, "e", state="idle", card={"kind": "of another version"})
+    assert api.get("/readyz").status_code == 200
+    assert all("card" not in worker for model in data for worker in model["workers"])
+    assert api.get("/openapi.json").json()["components"]["schemas"]["Models"]["examples"] == [EXAMPLE]
 
 
 def test_limits_are_those_of_the_settings(serve: Callable[..., Any]) -> None:

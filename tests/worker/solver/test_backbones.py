@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+from full_size import on_meta, parameters
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -73,6 +74,15 @@ def test_a_schedule_that_ends_in_pure_noise_never_divides_by_zero(tmp_path: Path
         eps, _ = prior.predict_noise(z, 999)
     torch.testing.assert_close(eps, z, rtol=1e-3, atol=1e-3)  # all of it is noise
     assert restored(prior).isfinite().all()
+
+
+def test_one_text_encoder_gives_what_diffusers_has_it_give(tmp_path: Path) -> None:
+    prior = load_prior(str(save_pipeline(tmp_path, "sd15"))).prompted("a dog in the grass", 0.6)
+    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path, scheduler=None, safety_checker=None)
+    with torch.no_grad():
+        states, _ = pipeline.encode_prompt("a dog in the grass", "cpu", 1, do_classifier_free_guidance=False)
+    assert prior.prompt is not None and prior.prompt.pooled is None
+    torch.testing.assert_close(prior.prompt.states, states)
 
 
 def test_the_refiner_is_told_a_score_in_place_of_a_second_size(tmp_path: Path) -> None:
@@ -179,3 +189,8 @@ def test_an_autoencoder_beside_the_pipeline_is_looked_at_too(good: Path, tmp_pat
     autoencoder("AutoencoderKL").save_pretrained(tmp_path, safe_serialization=False)
     with pytest.raises(BadModel, match=r"vae: diffusion_pytorch_model.bin is no safetensors file"):
         load_prior(str(good), vae=str(tmp_path))
+
+
+def test_the_full_size_bench_builds_sdxl() -> None:
+    """Its configs are SDXL's, whose parameters are known to the last one."""
+    assert [parameters(part) for part in on_meta()] == [2_567_463_684, 83_653_863]
