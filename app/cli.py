@@ -9,7 +9,6 @@ import typer
 from app.logging import configure
 from app.serve import serve as serve_all
 from app.settings import Settings
-from app.show_models import show_models
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -62,6 +61,8 @@ def models(
     url: Annotated[str | None, typer.Option(help="of the service; VXL_HOST and VXL_PORT if not given")] = None,
 ) -> None:
     """Say which models the workers of a running service hold, or what the settings would load where none runs."""
+    from app.show_models import show_models  # with all of the API's models: the other commands start without
+
     settings = Settings()
     raise typer.Exit(show_models((url or f"http://{settings.host}:{settings.port}").rstrip("/"), settings))
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from tests import media
-from tests.processes import alive, descendants
+from tests.processes import alive, descendants, wait_until
 from worker.demo import SAMPLE, await_ready, free_port
 from worker.encode import write_clip
 from worker.measures import psnr
@@ -222,6 +222,7 @@ def test_a_long_exposure_comes_back_at_its_full_frame_rate(client: httpx.Client,
 
 
 def test_the_model_that_is_held_is_known(client: httpx.Client) -> None:
+    wait_until(lambda: client.get("/v1/models").json()["data"][0]["card"] is not None)  # it is loaded by then
     (model,) = client.get("/v1/models").json()["data"]
     assert (model["id"], model["live_workers"]) == ("bundled", 1)
     card = model["card"]
