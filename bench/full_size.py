@@ -1,6 +1,6 @@
 """SDXL at its full size, with random weights: what the loop takes in time and memory where nothing can be downloaded.
 
-    python bench/full_size.py --size 256x256 --steps 2                                        # some 9 GB, bfloat16
+    python bench/full_size.py --size 256x256 --steps 2                                        # takes 6 GiB, in bfloat16
     python bench/full_size.py --device cuda --dtype float16 --size 768x1280 --steps 8 --frames 25
 
 Runs frames of noise through inversion, the sampler's steps and the last decode, by the same prior and loop as a job.
@@ -109,7 +109,7 @@ def main() -> None:
     problem = pose(prior, measured, degradations_of(Task.deblur), Beside(), 0.01, settings, args.micro_batch)
     assert len(problem.sampling.schedule.timesteps) == args.steps
     clock = Clock(prior.device)
-    started = time.perf_counter()
+    started, worked = time.perf_counter(), time.process_time()
     x = solve(prior, problem, settings, clock.watch)
     seconds = time.perf_counter() - started
     assert x.shape == measured.shape and x.isfinite().all()
@@ -118,6 +118,7 @@ def main() -> None:
     table = Table(*STAGES, "all", title=title)
     table.add_row(*(f"{clock.seconds[stage]:.2f}" for stage in STAGES), f"{seconds:.2f}")
     Console(width=110).print(table)
+    print(f"processor time {time.process_time() - worked:.0f} s")
     print(f"peak resident set {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB")
     if prior.device.type == "cuda":
         print(f"peak on the device {torch.cuda.max_memory_allocated(prior.device) / 2**30:.1f} GiB")
