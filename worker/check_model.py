@@ -3,11 +3,13 @@
 What the autoencoder loses no restoration gives back, and a UNet that tells no noise restores nothing.
 """
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from app.settings import Settings
 
@@ -48,14 +50,14 @@ def check_model(
             prior, sample = _load(settings, frames)
     except (ValueError, OSError, RuntimeError) as error:
         for fault in getattr(error, "faults", [str(error)]):
-            console.print(f"[red]bad[/red]  {fault}", highlight=False, soft_wrap=True)
+            console.print(f"[red]bad[/red]  {escape(fault)}", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
     _show_card(prior, model)
     faults, warnings = judge(prior, sample)
     for line in warnings:
         console.print(f"[yellow]warning[/yellow]  {line}", highlight=False, soft_wrap=True)
     for line in faults:
-        console.print(f"[red]bad[/red]  {line}", highlight=False, soft_wrap=True)
+        console.print(f"[red]bad[/red]  {escape(line)}", highlight=False, soft_wrap=True)
     if faults:
         raise typer.Exit(1)
 
@@ -97,7 +99,7 @@ def judge(prior: "DiffusersPrior", sample: "Tensor") -> tuple[list[str], list[st
     for error in errors:
         told = f"{error.rms:.3f}, where giving zero makes {error.of_zero:.3f}"
         console.print(f"{f'error of noise, t = {error.t}':<26}{told}", highlight=False)
-    if not all(error.rms < float("inf") for error in errors):
+    if not all(math.isfinite(error.rms) for error in errors):
         return ["the UNet gives values that are no numbers: try a wider VXL_DTYPE"], []
     warnings = []
     if kept < 20:
@@ -127,7 +129,9 @@ def noise_errors(prior: "DiffusersPrior", z: "Tensor") -> list[NoiseError]:
         noisy = abar**0.5 * z0 + (1 - abar) ** 0.5 * eps
         told, _ = prior.predict_noise(noisy, t)
         zero = prior.as_noise(torch.zeros_like(noisy), noisy, t)
-        rms, of_zero = (float((guess - eps).square().mean().sqrt().nan_to_num(float("inf"))) for guess in (told, zero))
+        rms, of_zero = (
+            float((guess - eps).square().mean().sqrt().nan_to_num(math.inf, math.inf)) for guess in (told, zero)
+        )
         errors.append(NoiseError(t, rms, of_zero))
     return errors
 

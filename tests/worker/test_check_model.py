@@ -72,6 +72,15 @@ def test_noise_is_compared_with_what_was_added(sample: Tensor) -> None:
     assert all(0.1 < error.rms < 0.7 for error in errors)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_unet_that_gives_no_numbers_is_named(value: float, tmp_path: Path, sample: Tensor) -> None:
+    prior = load_prior(str(save_pipeline(tmp_path, "sdxl")))
+    with torch.no_grad():
+        prior.unet.conv_out.bias.fill_(value)
+    faults, _ = judge(prior, sample)
+    assert faults == ["the UNet gives values that are no numbers: try a wider VXL_DTYPE"]
+
+
 def test_an_autoencoder_that_overflows_in_half_precision_is_named(tmp_path: Path, sample: Tensor) -> None:
     """As SDXL's own does, where its config does not say so."""
     save_pipeline(tmp_path, "sdxl")
