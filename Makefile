@@ -11,7 +11,7 @@ export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test demo serve check bench clean
+.PHONY: help setup test demo serve check bench quality clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -44,6 +44,10 @@ check: setup ## lint, formatting, types and the rules of who may import whom
 
 bench: setup ## measure seconds per frame
 	$(BIN)/python bench/speed.py
+
+CLIPS ?= app/static/sample.mp4
+quality: setup ## measure what comes back, on CLIPS, and draw docs/figures
+	$(BIN)/python bench/quality.py $(CLIPS) --show all
 
 clean: ## remove .venv and the caches; clips and results in data/ stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 import torch
-from quality import SIX, SIZE, scaled
+from cases import SIX, SIZE, scaled
 from torch import Tensor
 
 from app.degradations import Task, degradations_of

@@ -22,8 +22,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from cases import scaled, size_of
 from consistency import measured
-from quality import scaled, size_of
 from torch import Tensor
 
 from app.degradations import Task, degradations_of

@@ -8,32 +8,25 @@ winners stand in worker/tuning.py.
 """
 
 import argparse
-from dataclasses import replace
+from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from quality import SIX, SIZE, best_data_alone, degrade, posed, scaled
+from cases import SIX, SIZE, degrade, scaled
+from experiments import solved, tuned
+from quality import best_data_alone
 from rich.console import Console
 from rich.table import Table
 
 from app.degradations import Task
 from app.restoration import SolverSettings
 from worker.measures import psnr
-from worker.solve import Problem, solve
-from worker.solver.prior import DiffusersPrior, load_prior
-from worker.solver.schedule import Schedule
+from worker.solver.prior import load_prior
 from worker.tuning import BUNDLED_ELSE, Tuning
 from worker.video import read_clip
 
 AXES = ("tau", "eta", "lowpass", "floor", "slope", "chroma")
-
-
-def tuned(problem: Problem, prior: DiffusersPrior, settings: SolverSettings, tuning: Tuning) -> Problem:
-    """The same problem under other settings."""
-    schedule = Schedule.leading(prior.abar, settings.steps, tuning.tau)
-    sampling = replace(problem.sampling, schedule=schedule, eta=tuning.eta, lowpass=tuning.lowpass)
-    return replace(problem, tuning=tuning, sampling=sampling)
 
 
 def main() -> None:
@@ -51,12 +44,14 @@ def main() -> None:
         for name in args.tasks:
             clips = [read_clip(path, args.frames) for path in args.clips]
             cases = [degrade(Task(name), clip, scaled(clip, args.frames, SIZE), 10, Path(directory)) for clip in clips]
-            problems = [posed(case, prior, settings) for case in cases]
+            problems = [case.posed(prior, settings) for case in cases]
             pairs = list(zip(cases, problems, strict=True))
             data = sum(psnr(best_data_alone(case, problem), case.truth) for case, problem in pairs) / len(pairs)
             found = []
             for tuning in grid:
-                full = [(solve(prior, tuned(p, prior, settings, tuning), settings) + 1) / 2 for _, p in pairs]
+                full = [
+                    (solved(prior, tuned(prior, p, settings, **asdict(tuning)), settings) + 1) / 2 for _, p in pairs
+                ]
                 found.append((sum(map(psnr, full, [case.truth for case, _ in pairs])) / len(pairs), tuning))
             table = Table("PSNR", *AXES, title=f"{name}: mean of {len(pairs)} clips; data step alone {data:.2f}")
             for value, tuning in sorted(found, key=lambda pair: -pair[0]):

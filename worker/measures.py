@@ -34,7 +34,7 @@ def sharpness(clip: Tensor, truth: Tensor) -> float:
 
 
 def warp_error(before: Tensor, after: Tensor, guide: tuple[Tensor, Tensor]) -> float:
-    """How far a frame is from the next one moved back onto it: RMS in [0, 1] over pixels that both show (Lai et al. 2018).
+    """How far a frame is from the next one moved back onto it (Lai et al. 2018): RMS in [0, 1] over what both show.
 
     before, after: (3, H, W), consecutive. guide: the same two frames of the clip whose motion is taken, such as the
     truth. The motion is DIS optical flow (Kroeger et al. 2016); a pixel counts where flow there and flow back agree

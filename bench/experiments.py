@@ -1,0 +1,93 @@
+"""The paper's experiments: the same loop with one of its parts changed, by what is handed to it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from cases import Case
+from torch import Tensor
+
+from app.restoration import SolverSettings
+from worker.measures import psnr
+from worker.solve import Problem
+from worker.solver.data_step import conjugate_gradients
+from worker.solver.operators import Mask
+from worker.solver.prior import DiffusersPrior
+from worker.solver.published import published_data_step, published_operators
+from worker.solver.restore import DataStep, own_noise, restore
+from worker.solver.schedule import Schedule
+
+EXPERIMENTS = ("inversion", "tau", "cg", "lowpass", "noise")
+TAUS = (0.05, 0.09, 0.15, 0.30, 0.45)
+LOWPASSES = (0.0, 0.7, 1.0, 1.41, 2.0)
+Variant = tuple[str, Problem, DataStep | None]  # its name, what is to be solved, and the data step if not the usual
+
+
+def solved(
+    prior: DiffusersPrior, problem: Problem, settings: SolverSettings, data_step: DataStep | None = None
+) -> Tensor:
+    """The restored clip in [-1, 1], by another data step if one is given."""
+    generator = torch.Generator().manual_seed(settings.seed)
+    step = data_step or problem.data_step()
+    return restore(prior, problem.lifted, step, problem.sampling, generator).clamp(-1, 1)
+
+
+def tuned(prior: DiffusersPrior, problem: Problem, settings: SolverSettings, **changed: float) -> Problem:
+    """The same problem with other settings of worker.tuning.Tuning."""
+    tuning = replace(problem.tuning, **changed)
+    schedule = Schedule.leading(prior.abar, settings.steps, tuning.tau)
+    sampling = replace(problem.sampling, schedule=schedule, eta=tuning.eta, lowpass=tuning.lowpass)
+    return replace(problem, tuning=tuning, sampling=sampling)
+
+
+def variants(which: str, prior: DiffusersPrior, problem: Problem, settings: SolverSettings) -> Iterator[Variant]:
+    """What an experiment compares; the settings of the task, as tuned, for all that it leaves alone."""
+    sampling = problem.sampling
+    match which:
+        case "inversion":
+            for init in ("every_frame", "first_frame", "random"):
+                yield init, replace(problem, sampling=replace(sampling, init=init)), None
+        case "tau":
+            yield f"{problem.tuning.tau:g} (tuned)", problem, None
+            for tau in (0.15, 0.30, 0.45):
+                yield f"{tau:g}", tuned(prior, problem, settings, tau=tau), None
+        case "lowpass":
+            for lowpass in (0, 1, 1.41, 2):
+                yield f"{lowpass:g}", tuned(prior, problem, settings, lowpass=lowpass), None
+        case "noise":
+            yield "shared", problem, None
+            yield "independent", replace(problem, sampling=replace(sampling, fresh=own_noise)), None
+        case "cg":
+            for iterations in (1, 5, 10):
+                yield f"CG {iterations}", problem, iterated(problem, iterations)
+            yield "exact", problem, None
+            if not any(isinstance(operator, Mask) for operator in problem.operator.operators):
+                stand_in = published_operators(problem.operator.operators)
+                yield "published CG 10", problem, published_data_step(stand_in, problem.y, 10)
+
+
+def iterated(problem: Problem, iterations: int) -> DataStep:
+    """The same system as the data step's, cut off after so many conjugate gradients; one rho for all colours."""
+
+    def step(x0: Tensor, t: int) -> Tensor:
+        rho = problem.trust.rho(problem.sampling.schedule, t)
+        b = problem.operator.A_adjoint(problem.y - problem.operator.A(x0))
+        return x0 + conjugate_gradients(problem.operator, b, rho, tolerance=0, max_iterations=iterations)
+
+    return step
+
+
+def heatmap(
+    prior: DiffusersPrior, cases: Sequence[Case], settings: SolverSettings
+) -> tuple[Sequence[float], Sequence[float], list[list[float]]]:
+    """tau, low-pass, and the mean PSNR over the cases for each of both."""
+    problems = [case.posed(prior, settings) for case in cases]
+    values = []
+    for tau in TAUS:
+        line = []
+        for lowpass in LOWPASSES:
+            clips = [solved(prior, tuned(prior, p, settings, tau=tau, lowpass=lowpass), settings) for p in problems]
+            near = [psnr((clip + 1) / 2, case.truth) for clip, case in zip(clips, cases, strict=True)]
+            line.append(sum(near) / len(near))
+        values.append(line)
+    return TAUS, LOWPASSES, values
