@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, computed_field, field_validator, model_validator
 
 from app.containers import BesideKind, UploadKind
-from app.degradations import Strict
+from app.degradations import Degradation, Strict
 from app.restoration import Restoration
 from app.sizes import nearest_sdxl_size
 
@@ -32,7 +32,10 @@ class Source(Strict):
 
 
 class JobRequest(Restoration):
-    """Restore an uploaded clip. Say what happened to it as `task` or as a list `degradation`, applied in order."""
+    """Restore an uploaded clip. Say what happened to it as `task` or as a list `degradation`, applied in order.
+
+    Or have it found: `"blur": "estimate"`. Where the clip does not tell, the job fails as `degradation_not_identified`.
+    """
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -180,6 +183,13 @@ class JobMetrics(BaseModel):
     ssim_before: float | None = None
 
 
+class Estimated(BaseModel):
+    """What was found to have happened to a clip that did not say, in order, and how probable it is."""
+
+    degradation: list[Degradation]
+    confidence: float = Field(ge=0, le=1)
+
+
 class JobError(BaseModel):
     """Why a job failed."""
 
@@ -209,6 +219,7 @@ class Job(BaseModel):
     progress: Progress
     output: OutputInfo | None = None
     metrics: JobMetrics = Field(default_factory=JobMetrics)
+    estimated: Estimated | None = None
     error: JobError | None = None
     warnings: list[str] = Field(default_factory=list)
     version: Version | None = None

@@ -9,6 +9,8 @@ from app.degradations import Degradation, KernelBlur, Mask, Strict, Task, degrad
 
 NOISE = "standard deviation for pixels in [0, 1]; null: estimated, or where the job simulates, none but 8 bits"
 
+BLUR = "`estimate`: blur of frames and mean over time are found from the clip, or the job is refused as not identified"
+
 
 class SolverSettings(Strict):
     """How the inverse problem is solved; what is left null follows the preset and the task (docs/algorithm.md).
@@ -38,10 +40,14 @@ class OutputSettings(Strict):
 
 
 class Restoration(Strict):
-    """What happened to a clip, as `task` or as a list `degradation` in its order, and how it is to be undone."""
+    """What happened to a clip, and how it is to be undone.
+
+    The first is said as `task`, as a list `degradation` in its order, or not at all: `"blur": "estimate"` has it found.
+    """
 
     task: Task | None = None
     degradation: list[Degradation] = Field(default_factory=list, max_length=8)
+    blur: Literal["estimate"] | None = Field(None, description=BLUR)
     noise_sigma: float | None = Field(None, ge=0, le=0.5, description=NOISE)
     simulate: bool = Field(False, description="the clip is clean: degrade it first, and report how near the result is")
     solver: SolverSettings = Field(default_factory=SolverSettings)
@@ -49,12 +55,12 @@ class Restoration(Strict):
 
     @model_validator(mode="after")
     def _one_way_to_say_it(self) -> Self:
-        if (self.task is None) == (not self.degradation):
-            raise ValueError("give either task or a non-empty degradation")
+        if [self.task is not None, bool(self.degradation), self.blur is not None].count(True) != 1:
+            raise ValueError("give either task or a non-empty degradation, or let blur be estimated")
         return self
 
     def degradations(self) -> list[Degradation]:
-        """What happened to the clip, in order."""
+        """What happened to the clip, in order; nothing where it is to be estimated."""
         return degradations_of(self.task) if self.task else self.degradation
 
     def takes(self, kind: BesideKind) -> bool:

@@ -17,6 +17,7 @@ from app.restoration import Restoration
 from app.sizes import too_small_for_sdxl
 from worker.control import NotFinite
 from worker.encode import ResultWriter
+from worker.estimate import Estimate, estimate
 from worker.frames import FrameWindow, clip_window, mask_window
 from worker.measures import Comparison
 from worker.scenes import Scan
@@ -62,7 +63,8 @@ class Outcome:
     """What came of a clip. noise_sigma and the residuals are RMS over all measured pixels, in [0, 1].
 
     warnings: for whoever asked for it. compared: with the clean clip, where it was given. settings: of the solver.
-    scenes: for each, its measured frames, its noise, and in how many parts it was solved.
+    scenes: for each, its measured frames, its noise, and in how many parts it was solved. estimated: what had happened
+    to it, where nobody said.
     """
 
     files: dict[str, Path]
@@ -76,6 +78,7 @@ class Outcome:
     compared: dict[str, float] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     scenes: list[dict[str, Any]] = field(default_factory=list)
+    estimated: Estimate | None = None
 
 
 class Pipeline:
@@ -83,7 +86,8 @@ class Pipeline:
 
     seen: the source, scanned. mask, kernel: files that came with it. micro_batch: frames that go through the prior at a
     time. part_frames: true frames that are solved together. tile_pixels: larger frames go through the prior in tiles.
-    Raises ValueError where what is asked cannot be done.
+    Raises ValueError where what is asked cannot be done, as NotIdentified where the clip does not tell what happened to
+    it.
     """
 
     def __init__(
@@ -101,7 +105,8 @@ class Pipeline:
         follower: Follower,
     ) -> None:
         self.prior, self.wanted, self.follower, self.part_frames = prior, wanted, follower, part_frames
-        self.stated = wanted.degradations()
+        self.estimated = estimate(source, seen, follower.check) if wanted.blur else None
+        self.stated = self.estimated.degradation if self.estimated else wanted.degradations()
         self.seen, self.info = seen, clip_info(source)
         self.clip = clip_window(source, follower.check)
         still, self._moving = self._masks(mask)
@@ -124,7 +129,7 @@ class Pipeline:
         look, _ = self._times(scenes[0])
         comparison = Comparison() if self.wanted.simulate else None
         with ResultWriter(directory, look, self.wanted.output) as results:
-            outcome = Outcome(results.files, [])
+            outcome = Outcome(results.files, [], estimated=self.estimated)
             for scene, timeline, parts in zip(scenes, timelines, plans, strict=True):
                 _, times = self._times(scene)
                 for shown in self._solved(outcome, scene, timeline, parts):

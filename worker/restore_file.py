@@ -32,6 +32,7 @@ def restore_file(
     output: Annotated[Path, typer.Option("--output", "-o", help="where the restored clip goes (mp4)")],
     task: Annotated[Task | None, typer.Option(help="what happened to the clip")] = None,
     degradation: Annotated[str | None, typer.Option(help="the same as a JSON list, for anything else")] = None,
+    blur: Annotated[str | None, typer.Option(help="`estimate` finds out what happened, or refuses")] = None,
     mask: Annotated[Path | None, typer.Option(help="picture or clip, white where pixels are known")] = None,
     kernel: Annotated[Path | None, typer.Option(help="grey picture of what a point looks like after the blur")] = None,
     noise_sigma: Annotated[float | None, typer.Option(help="of pixels in [0, 1]; estimated if not given")] = None,
@@ -50,6 +51,7 @@ def restore_file(
         wanted = _stated(
             task=task,
             degradation=degradation,
+            blur=blur,
             noise_sigma=noise_sigma,
             simulate=simulate,
             solver={"preset": preset, "seed": seed, "prompt": prompt, "tau": tau},
@@ -100,6 +102,9 @@ def restore_file(
         f"residual {outcome.residual_before:.4f} -> {outcome.residual:.4f}",
         highlight=False,
     )
+    if found := outcome.estimated:
+        steps = json.dumps([step.model_dump(exclude_none=True) for step in found.degradation])
+        console.print(f"estimated {steps}, confidence {found.confidence:.2f}", highlight=False)
     if near := outcome.compared:
         console.print(f"PSNR {near['psnr_before']:.2f} -> {near['psnr']:.2f} dB", highlight=False)
 

@@ -18,7 +18,18 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from app.contract import RESULT_FILES, Job, JobMetrics, JobStatus, Manifest, OutputInfo, Version, result_key, upload_key
+from app.contract import (
+    RESULT_FILES,
+    Estimated,
+    Job,
+    JobMetrics,
+    JobStatus,
+    Manifest,
+    OutputInfo,
+    Version,
+    result_key,
+    upload_key,
+)
 from app.degradations import task_of
 from app.records import IllegalTransition, Records, now
 from app.settings import Settings
@@ -28,6 +39,7 @@ from worker.control import Control, DeviceLost, NotFinite, TaskFailed
 from worker.pipeline import Outcome, Pipeline
 from worker.progress import Meter
 from worker.scenes import scan
+from worker.solver.blind import NotIdentified
 from worker.solver.prior import DiffusersPrior, load_prior
 
 log = structlog.get_logger(__name__)
@@ -130,6 +142,8 @@ class Restorer:
                 follower=meter,
             )
             outcome = pipeline.run(scratch)
+        except NotIdentified as error:
+            raise TaskFailed("degradation_not_identified", str(error)) from error
         except ValueError as error:
             raise TaskFailed("invalid_parameter", str(error)) from error
         except NotFinite as error:
@@ -172,6 +186,7 @@ class Restorer:
                     **outcome.compared,
                 }
             ),
+            "estimated": _estimated(outcome),
             "warnings": [*job.warnings, *outcome.warnings],
             **job.ending(now(), self.settings.result_ttl_seconds),
         }
@@ -186,7 +201,8 @@ class Restorer:
     def _manifest(self, job: Job, outcome: Outcome, meter: Meter) -> Manifest:
         """All it takes to know how the result came about, and to make it again."""
         told = job.model_dump(
-            mode="json", include={"id", "request", "source", "output", "seed", "metrics", "warnings", "attempt"}
+            mode="json",
+            include={"id", "request", "source", "output", "seed", "metrics", "estimated", "warnings", "attempt"},
         )
         libraries = {name: version(name) for name in ("torch", "diffusers", "av")}
         return told | {
@@ -218,6 +234,11 @@ class Restorer:
                 tried = True
                 self.control.pulse()
                 time.sleep(1)
+
+
+def _estimated(outcome: Outcome) -> Estimated | None:
+    found = outcome.estimated
+    return found and Estimated(degradation=found.degradation, confidence=found.confidence)
 
 
 def _sha256(path: Path) -> str:

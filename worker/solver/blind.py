@@ -1,0 +1,126 @@
+"""What happened to a clip, from the clip itself: the blur of its frames, and how many frames each is the mean of.
+
+blind_space.py scores blurs by how white the residual of each is, blind_time.py windows. Here both are turned into
+probabilities, and what is not probable enough is refused: a wrong blur undone is worse than none undone.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from worker.solver.blind_space import Fit, Shape, Spectrum, binned, fit, transfers, windowed_spectra
+from worker.solver.blind_time import BANDS, WINDOWS, window_costs
+
+LEAST_CONFIDENCE = 0.8
+WORST_MISFIT = 5.0
+LEAST_SIDE = 64
+FLAT = 2e-5  # variance of frames in [0, 1] under which there is nothing to see
+LEAST = {"gaussian": 0.8, "disc": 1.5, "motion": 4.0}  # sizes under which sharp photographs look alike
+ROUND = [Shape("gaussian", size / 4) for size in range(33)] + [Shape("disc", size / 4) for size in range(4, 33)]
+LENGTHS = (3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 16, 18, 20, 22, 25)
+MOVED = [Shape("motion", length, 7.5 * n) for length in LENGTHS for n in range(24)]
+LARGEST = {"gaussian": 8.0, "disc": 8.0, "motion": 25.0}
+ALIKE_SIZE, ALIKE_ANGLE = (0.25, 0.15), 10.0  # pixels, share of the size; degrees
+FEW = 3  # frames of a window that is not worth a guess: left alone, such a mean costs next to nothing
+
+
+class NotIdentified(ValueError):
+    """The clip does not tell what happened to it. detail: what was tried, and what can be done."""
+
+
+@dataclass(frozen=True)
+class Identified:
+    """blur: None where frames are sharp. window: 1 where they are no means. confidence: a probability."""
+
+    blur: Shape | None
+    window: int
+    confidence: float
+
+
+def identify(frames: Tensor) -> Identified:
+    """Find the blur and the window of a clip. Raises NotIdentified where they are not clear.
+
+    frames: (T, H, W) brightness in [0, 1], consecutive, without a cut; H and W even, of LEAST_SIDE or more.
+    """
+    if min(frames.shape[-2:]) < LEAST_SIDE:
+        raise NotIdentified(_told(f"frames of less than {LEAST_SIDE} pixels a side show too little"))
+    if float(frames.var((-2, -1)).mean()) < FLAT:
+        raise NotIdentified(_told("the frames are flat"))
+    spectra = windowed_spectra(frames)
+    spectrum = binned(spectra.abs().square().mean(0))
+    found = fit(spectrum, ROUND + MOVED, transfers(ROUND + MOVED, spectrum))
+    best = int(found.cost.argmin())
+    window, sure_of_window = _window(spectra, _noise(spectrum, found.noise[best]))
+    blur, sure_of_blur = _blur(found, spectrum)
+    confidence = sure_of_window * sure_of_blur
+    if blur is None and window == 1:
+        raise NotIdentified(_told("the frames look sharp, or blurred too little to tell from that"))
+    if sure_of_window < LEAST_CONFIDENCE:
+        raise NotIdentified(_told("the movement does not tell over how many frames each was averaged"))
+    if confidence < LEAST_CONFIDENCE:
+        raise NotIdentified(_told(f"several blurs explain it alike; the best has a probability of {sure_of_blur:.2f}"))
+    if float(found.misfit[best]) > WORST_MISFIT:
+        raise NotIdentified(_told("no such blur leaves a residual that is white"))
+    if blur is not None and blur.size >= LARGEST[blur.kind]:
+        raise NotIdentified(_told("the blur is wider than those tried"))
+    return Identified(blur, window, confidence)
+
+
+def _told(reason: str) -> str:
+    tried = "Gaussians up to sigma 8, discs up to radius 8, movements up to 25 pixels and means of up to 16 frames"
+    return f"What happened is not clear: {reason}. Tried were {tried}. State what happened as task or degradation instead."
+
+
+def _blur(found: Fit, spectrum: Spectrum) -> tuple[Shape | None, float]:
+    """The most probable blur and the probability that it is this or one like it; None: none that can be told."""
+    shapes = found.shapes
+    share = {kind: sum(shape.kind == kind for shape in shapes) for kind in LEAST}
+    prior = torch.tensor([-math.log(share[shape.kind]) for shape in shapes])
+    probability = torch.softmax(prior - found.cost, 0)
+    best = shapes[int(found.cost.argmin())]
+    if _slight(best):
+        return None, sum(float(p) for p, shape in zip(probability, shapes, strict=True) if _slight(shape))
+    sure = sum(float(p) for p, shape in zip(probability, shapes, strict=True) if _alike(shape, best))
+    near = _around(best)
+    return near[int(fit(spectrum, near, transfers(near, spectrum)).cost.argmin())], sure
+
+
+def _slight(shape: Shape) -> bool:
+    return shape.size < LEAST[shape.kind]
+
+
+def _alike(shape: Shape, other: Shape) -> bool:
+    absolute, relative = ALIKE_SIZE
+    turned = abs((shape.angle - other.angle + 90) % 180 - 90)
+    near = abs(shape.size - other.size) <= max(absolute, relative * other.size)
+    return shape.kind == other.kind and near and turned <= ALIKE_ANGLE
+
+
+def _around(shape: Shape) -> list[Shape]:
+    """The grid about one of its points, finer."""
+    if shape.kind == "motion":
+        steps = [(length / 4, 1.5 * turn) for length in range(-3, 4) for turn in range(-2, 3)]
+        return [Shape("motion", shape.size + length, shape.angle + turn) for length, turn in steps]
+    return [Shape(shape.kind, round(shape.size + step / 20, 2)) for step in range(-4, 5)]
+
+
+def _noise(spectrum: Spectrum, fitted: Tensor) -> Tensor:
+    """(bands,): power of noise in each of BANDS; fitted: log N and b. Never more than the highest frequencies hold."""
+    centres = torch.tensor([(low + high) / 2 for low, high in BANDS])
+    top = spectrum.log_power[spectrum.f > 0.45].mean()
+    at_top = torch.minimum(fitted[0] - 0.95 * fitted[1], top)
+    return torch.exp(at_top + fitted[1].clamp(0, 2) * (0.95 - 2 * centres))
+
+
+def _window(spectra: Tensor, noise: Tensor) -> tuple[int, float]:
+    """The window and how sure it is; noise: in each of BANDS. Nothing that moves: 1, as it makes no difference."""
+    costs = window_costs(spectra, noise)
+    if costs is None:
+        return 1, 1.0
+    prior = torch.tensor([0.5] + [0.5 / (len(WINDOWS) - 1)] * (len(WINDOWS) - 1)).log()
+    probability = torch.softmax(prior - costs, 0)
+    window = WINDOWS[int(probability.argmax())]
+    alike = range(1, FEW + 1) if window == 1 else range(window, window + 1)
+    return window, float(sum(probability[n - 1] for n in alike))
