@@ -11,7 +11,8 @@ from torch import Tensor
 from app import degradations as stated
 from app.degradations import Degradation
 from worker.scenes import Scan
-from worker.solver.blind import Shape, identify
+from worker.solver.blind import identify
+from worker.solver.blind_space import Shape
 from worker.video import iter_frames, nothing
 
 FRAMES = 25  # of the longest scene

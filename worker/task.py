@@ -238,7 +238,7 @@ class Restorer:
 
 def _estimated(outcome: Outcome) -> Estimated | None:
     found = outcome.estimated
-    return found and Estimated(degradation=found.degradation, confidence=found.confidence)
+    return Estimated(degradation=found.degradation, confidence=found.confidence) if found else None
 
 
 def _sha256(path: Path) -> str:

@@ -48,6 +48,13 @@ def test_a_job_is_queued(api: httpx.Client, body: dict[str, Any], upload_id: str
     ]
 
 
+def test_what_happened_may_be_left_to_be_estimated(api: httpx.Client, body: dict[str, Any]) -> None:
+    response = api.post("/v1/jobs", json=body | {"task": None, "blur": "estimate"})
+    assert response.status_code == 202
+    job = response.json()
+    assert (job["request"]["task"], job["request"]["degradation"], job["estimated"]) == (None, [], None)
+
+
 def test_positions_count_the_higher_queues_first(api: httpx.Client, body: dict[str, Any]) -> None:
     ids = {
         name: api.post("/v1/jobs", json=body | {"priority": priority}).json()["id"]
@@ -65,6 +72,10 @@ def test_positions_count_the_higher_queues_first(api: httpx.Client, body: dict[s
         ({"task": "colorize"}, "task"),
         ({"tempo": 3}, "tempo"),
         ({"task": None}, "body"),
+        ({"blur": "estimate"}, "body"),
+        ({"task": None, "blur": "guess"}, "blur"),
+        ({"task": None, "blur": "estimate", "simulate": True}, "blur"),
+        ({"task": None, "blur": "estimate", "solver": {"preset": "published"}}, "blur"),
         ({"solver": {"steps": 1}}, "solver.steps"),
         ({"source": {}}, "source.upload_id"),
         ({"task": None, "degradation": [{"kind": "downsample", "factor": 99}]}, "degradation.0.factor"),

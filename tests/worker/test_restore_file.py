@@ -11,6 +11,7 @@ from PIL import Image
 
 from worker.demo import SAMPLE
 from worker.encode import write_clip
+from worker.measures import psnr
 from worker.solver.operators import Chain
 from worker.solver.spatial import Downsample, GaussianBlur
 from worker.video import read_clip
@@ -58,6 +59,28 @@ def test_the_published_solver_can_be_had(tmp_path: Path) -> None:
         assert (after < before) is nearer
 
 
+def test_what_happened_is_found_where_asked(tmp_path: Path) -> None:
+    """A still, so that the window is of no matter; restored with what was found it ends nearer to the truth."""
+    clip, blurred, output = read_clip(SAMPLE, 1), tmp_path / "blurred.mp4", tmp_path / "out.mp4"
+    truth = clip.frames.float().expand(3, -1, -1, -1)
+    write_clip(blurred, GaussianBlur(2.0).A(truth), clip, pts=read_clip(SAMPLE, 3).pts, crf=6)
+    done = vxl(blurred, "-o", output, "--blur", "estimate")
+    assert done.returncode == 0, done.stderr
+    told = " ".join(done.stderr.split())
+    sigma, confidence = map(float, re.findall(r'"gaussian_blur", "sigma": (\S+?), .* confidence (\S+)', told)[0])
+    assert sigma == pytest.approx(2, rel=0.15)
+    assert 0.75 <= confidence <= 1
+    assert psnr(read_clip(output).frames.float(), truth) > psnr(read_clip(blurred).frames.float(), truth) + 1
+
+
+def test_a_clip_that_does_not_tell_what_happened_is_refused(tmp_path: Path) -> None:
+    done = vxl(SAMPLE, "-o", tmp_path / "out.mp4", "--blur", "estimate")
+    assert done.returncode == 2
+    assert "What happened is not clear: the frames look sharp" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_clean_clip_is_degraded_first_where_asked(small: Path, tmp_path: Path) -> None:
     done = vxl(small, "-o", tmp_path / "out.mp4", "--task", "inpaint", "--simulate", "--noise-sigma", "0.02")
     assert done.returncode == 0, done.stderr
@@ -98,6 +121,9 @@ def test_a_masked_clip_is_filled_in(small: Path, tmp_path: Path) -> None:
         ),
         (["--degradation", "[]"], "give either task or"),
         (["--degradation", "sharpen"], "Expecting value"),
+        (["--blur", "estimate", "--task", "deblur"], "give either task or"),
+        (["--blur", "estimate", "--simulate"], "blur: there is nothing to estimate"),
+        (["--blur", "guess"], "blur: Input should be 'estimate'"),
         (["--task", "deblur", "--tau", "2"], "solver.tau: "),
         (
             ["--simulate", "--degradation", '[{"kind": "downsample", "factor": 3}]'],

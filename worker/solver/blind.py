@@ -13,7 +13,7 @@ from torch import Tensor
 from worker.solver.blind_space import Fit, Shape, Spectrum, binned, fit, transfers, windowed_spectra
 from worker.solver.blind_time import BANDS, WINDOWS, window_costs
 
-LEAST_CONFIDENCE = 0.8
+LEAST_CONFIDENCE = 0.75
 WORST_MISFIT = 5.0
 LEAST_SIDE = 64
 FLAT = 2e-5  # variance of frames in [0, 1] under which there is nothing to see
@@ -23,11 +23,17 @@ LENGTHS = (3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 16, 18, 20, 22, 25)
 MOVED = [Shape("motion", length, 7.5 * n) for length in LENGTHS for n in range(24)]
 LARGEST = {"gaussian": 8.0, "disc": 8.0, "motion": 25.0}
 ALIKE_SIZE, ALIKE_ANGLE = (0.25, 0.15), 10.0  # pixels, share of the size; degrees
+TRIED = "Gaussians up to sigma 8, discs up to radius 8, movements up to 25 pixels, means of up to 16 frames"
+MEND = "State what happened as task or degradation instead."
 FEW = 3  # frames of a window that is not worth a guess: left alone, such a mean costs next to nothing
 
 
 class NotIdentified(ValueError):
-    """The clip does not tell what happened to it. detail: what was tried, and what can be done."""
+    """The clip does not tell what happened to it. confidence: of the best guess, where there was one."""
+
+    def __init__(self, reason: str, confidence: float | None = None) -> None:
+        super().__init__(f"What happened is not clear: {reason}. Tried were {TRIED}. {MEND}")
+        self.confidence = confidence
 
 
 @dataclass(frozen=True)
@@ -45,9 +51,9 @@ def identify(frames: Tensor) -> Identified:
     frames: (T, H, W) brightness in [0, 1], consecutive, without a cut; H and W even, of LEAST_SIDE or more.
     """
     if min(frames.shape[-2:]) < LEAST_SIDE:
-        raise NotIdentified(_told(f"frames of less than {LEAST_SIDE} pixels a side show too little"))
+        raise NotIdentified(f"frames of less than {LEAST_SIDE} pixels a side show too little")
     if float(frames.var((-2, -1)).mean()) < FLAT:
-        raise NotIdentified(_told("the frames are flat"))
+        raise NotIdentified("the frames are flat")
     spectra = windowed_spectra(frames)
     spectrum = binned(spectra.abs().square().mean(0))
     found = fit(spectrum, ROUND + MOVED, transfers(ROUND + MOVED, spectrum))
@@ -56,21 +62,15 @@ def identify(frames: Tensor) -> Identified:
     blur, sure_of_blur = _blur(found, spectrum)
     confidence = sure_of_window * sure_of_blur
     if blur is None and window == 1:
-        raise NotIdentified(_told("the frames look sharp, or blurred too little to tell from that"))
-    if sure_of_window < LEAST_CONFIDENCE:
-        raise NotIdentified(_told("the movement does not tell over how many frames each was averaged"))
+        raise NotIdentified("the frames look sharp, or blurred too little to tell from that")
     if confidence < LEAST_CONFIDENCE:
-        raise NotIdentified(_told(f"several blurs explain it alike; the best has a probability of {sure_of_blur:.2f}"))
+        unclear = "the window of frames" if sure_of_window < sure_of_blur else "the blur"
+        raise NotIdentified(f"{unclear} could be another just as well", confidence)
     if float(found.misfit[best]) > WORST_MISFIT:
-        raise NotIdentified(_told("no such blur leaves a residual that is white"))
+        raise NotIdentified("no such blur leaves a residual that is white", confidence)
     if blur is not None and blur.size >= LARGEST[blur.kind]:
-        raise NotIdentified(_told("the blur is wider than those tried"))
+        raise NotIdentified("the blur is wider than those tried", confidence)
     return Identified(blur, window, confidence)
-
-
-def _told(reason: str) -> str:
-    tried = "Gaussians up to sigma 8, discs up to radius 8, movements up to 25 pixels and means of up to 16 frames"
-    return f"What happened is not clear: {reason}. Tried were {tried}. State what happened as task or degradation instead."
 
 
 def _blur(found: Fit, spectrum: Spectrum) -> tuple[Shape | None, float]:

@@ -21,7 +21,8 @@ from worker.solver.blind_space import frequencies
 WINDOWS = range(1, 17)
 BANDS = ((0.02, 0.05), (0.05, 0.08), (0.08, 0.12), (0.12, 0.17), (0.17, 0.23), (0.23, 0.30))  # cycles a pixel
 LAGS = 16
-DEVIATION = 0.05  # of a correlation about what the true window explains
+DEVIATION = 0.04  # of a correlation about what the true window explains, however much there is to see
+TOGETHER = 3  # neighbouring coefficients that tell the same
 MOST = 8.0  # what one band may say against a window
 ABOVE_NOISE = 4.0  # power of changes over that of noise, from which a band is heard
 FULLY = 100.0  # weight of the correlation at lag 0, which is 1
@@ -43,7 +44,8 @@ def window_costs(spectra: Tensor, noise: Tensor) -> Tensor | None:
         if len(changes) == 0 or float(changes.abs().square().mean()) < ABOVE_NOISE * 2 * floor:
             continue
         heard = True
-        misfits = _misfits(_autocorrelation(changes), (low + high) / 2)
+        deviation = math.sqrt(DEVIATION**2 + TOGETHER / band.shape[1])
+        misfits = _misfits(_autocorrelation(changes), (low + high) / 2, deviation)
         costs += (misfits - misfits.min()).clamp_max(MOST)
     return costs if heard else None
 
@@ -57,10 +59,10 @@ def _autocorrelation(changes: Tensor) -> Tensor:
     return torch.stack([correlation.diagonal(lag).mean() for lag in lags])
 
 
-def _misfits(seen: Tensor, f: float) -> Tensor:
-    """(16,): half the squared error, in units of DEVIATION, with which each window explains a correlation."""
+def _misfits(seen: Tensor, f: float, deviation: float) -> Tensor:
+    """(16,): half the squared error, in units of the deviation, with which each window explains a correlation."""
     lag = torch.arange(len(seen))
-    weight = torch.full_like(seen, 1 / DEVIATION)
+    weight = torch.full_like(seen, 1 / deviation)
     weight[0] = FULLY
     still = _lobes(f, len(seen) + max(WINDOWS))
     noise = torch.zeros_like(seen)
