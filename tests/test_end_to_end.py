@@ -23,7 +23,7 @@ from worker.demo import SAMPLE, await_ready, free_port
 from worker.encode import write_clip
 from worker.measures import psnr
 from worker.solver.operators import Chain
-from worker.solver.spatial import Convolution, Downsample
+from worker.solver.spatial import Convolution, Downsample, GaussianBlur
 from worker.solver.temporal import TemporalDownsample
 from worker.video import read_clip, read_kernel
 
@@ -135,6 +135,23 @@ def test_a_clip_goes_in_and_comes_back_restored(client: httpx.Client, degraded: 
     assert manifest["version"]["weights_sha256"] == job["version"]["weights_sha256"]
     assert manifest["stage_seconds"]["vae_decode"] > 0
     assert manifest["solver"]["tiles"]["count"] == 1
+
+
+def test_what_happened_is_found_or_the_job_is_refused(client: httpx.Client, tmp_path: Path) -> None:
+    clip, blurred = read_clip(SAMPLE, FRAMES), tmp_path / "blurred.mp4"
+    still = clip.frames.float()[:1].expand(FRAMES, -1, -1, -1)
+    write_clip(blurred, GaussianBlur(2.0).A(still), clip, pts=clip.pts, crf=6)
+    guess = {"task": None, "blur": "estimate"}
+    job = finished(client, submit(client, upload(client, blurred), **guess))
+    assert job["status"] == "succeeded", job
+    (step,) = job["estimated"]["degradation"]
+    assert (step["kind"], step["sigma"]) == ("gaussian_blur", pytest.approx(2, rel=0.15))
+    assert client.get(job["urls"]["manifest"]).json()["estimated"] == job["estimated"]
+
+    refused = finished(client, submit(client, upload(client, SAMPLE), **guess))
+    assert (refused["status"], refused["estimated"]) == ("failed", None)
+    assert (refused["error"]["code"], refused["error"]["retryable"]) == ("degradation_not_identified", False)
+    assert "State what happened as task or degradation" in refused["error"]["detail"]
 
 
 def test_the_same_seed_makes_the_same_file_in_the_same_warm_process(service: Service, degraded: Path) -> None:

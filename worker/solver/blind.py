@@ -38,7 +38,10 @@ class NotIdentified(ValueError):
 
 @dataclass(frozen=True)
 class Identified:
-    """blur: None where frames are sharp. window: 1 where they are no means. confidence: a probability."""
+    """blur: None where frames are sharp. window: 1 where no mean shows; slow movement can hide one.
+
+    confidence: the probability of both, or of what is next to the same, among all that was tried.
+    """
 
     blur: Shape | None
     window: int

@@ -1,6 +1,6 @@
 """The shape and size of a blur, from the power spectrum of what it left.
 
-Photographs have the power A(angle) f^-gamma at frequency f, gamma near 2.5 (Field 1987: 2 for the sharpest). A blur of
+Photographs have the power A(angle) f^-gamma at frequency f, gamma near 2 (Field 1987), near 2.6 in video. A blur of
 transfer K multiplies it by |K|^2, noise and what a codec left are added:
 
     S(f) = A(angle) |K(f)|^2 f^-gamma + N exp(-b f)
