@@ -63,7 +63,7 @@ def identify(frames: Tensor) -> Identified:
     best = int(found.cost.argmin())
     window, sure_of_window = _window(spectra, _noise(spectrum, found.noise[best]))
     blur, sure_of_blur = _blur(found, spectrum)
-    confidence = sure_of_window * sure_of_blur
+    confidence = min(1.0, sure_of_window * sure_of_blur)  # sums of float32 may pass it by 1e-9
     if blur is None and window == 1:
         raise NotIdentified("the frames look sharp, or blurred too little to tell from that")
     if confidence < LEAST_CONFIDENCE:
