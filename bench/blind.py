@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from quality import SIZE, scaled, size_of, through_h264
+from cases import SIZE, scaled, size_of, through_h264
 from torch import Tensor
 
 from worker.estimate import BRIGHTNESS, SIDE
