@@ -3,33 +3,23 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-import torch
 from cases import Case
 from torch import Tensor
 
 from app.restoration import SolverSettings
 from worker.measures import psnr
-from worker.solve import Problem
+from worker.solve import Problem, solve
 from worker.solver.data_step import conjugate_gradients
 from worker.solver.operators import Mask
 from worker.solver.prior import DiffusersPrior
 from worker.solver.published import published_data_step, published_operators
-from worker.solver.restore import DataStep, own_noise, restore
+from worker.solver.restore import DataStep, own_noise
 from worker.solver.schedule import Schedule
 
 EXPERIMENTS = ("inversion", "tau", "cg", "lowpass", "noise")
 TAUS = (0.05, 0.09, 0.15, 0.30, 0.45)
 LOWPASSES = (0.0, 0.7, 1.0, 1.41, 2.0)
 Variant = tuple[str, Problem, DataStep | None]  # its name, what is to be solved, and the data step if not the usual
-
-
-def solved(
-    prior: DiffusersPrior, problem: Problem, settings: SolverSettings, data_step: DataStep | None = None
-) -> Tensor:
-    """The restored clip in [-1, 1], by another data step if one is given."""
-    generator = torch.Generator().manual_seed(settings.seed)
-    step = data_step or problem.data_step()
-    return restore(prior, problem.lifted, step, problem.sampling, generator).clamp(-1, 1)
 
 
 def tuned(prior: DiffusersPrior, problem: Problem, settings: SolverSettings, **changed: float) -> Problem:
@@ -70,7 +60,7 @@ def iterated(problem: Problem, iterations: int) -> DataStep:
     """The same system as the data step's, cut off after so many conjugate gradients; one rho for all colours."""
 
     def step(x0: Tensor, t: int) -> Tensor:
-        rho = problem.trust.rho(problem.sampling.schedule, t)
+        rho = (problem.trust.noise / problem.trust.error(problem.sampling.schedule, t)) ** 2
         b = problem.operator.A_adjoint(problem.y - problem.operator.A(x0))
         return x0 + conjugate_gradients(problem.operator, b, rho, tolerance=0, max_iterations=iterations)
 
@@ -86,7 +76,7 @@ def heatmap(
     for tau in TAUS:
         line = []
         for lowpass in LOWPASSES:
-            clips = [solved(prior, tuned(prior, p, settings, tau=tau, lowpass=lowpass), settings) for p in problems]
+            clips = [solve(prior, tuned(prior, p, settings, tau=tau, lowpass=lowpass), settings) for p in problems]
             near = [psnr((clip + 1) / 2, case.truth) for clip, case in zip(clips, cases, strict=True)]
             line.append(sum(near) / len(near))
         values.append(line)

@@ -35,7 +35,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 from cases import OUTPUT_CRF, SIX, SIZE, Case, degrade, scaled, size_of, through_h264
-from experiments import EXPERIMENTS, heatmap, solved, variants
+from experiments import EXPERIMENTS, heatmap, variants
 from figures import draw_experiment, draw_heatmap, draw_spectra
 from learned import Learned
 from spectra import spectra
@@ -45,7 +45,7 @@ from vmaf import vmaf
 from app.degradations import Task
 from app.restoration import SolverSettings
 from worker.measures import psnr, sharpness, ssim, warp_errors
-from worker.solve import Problem
+from worker.solve import Problem, solve
 from worker.solver.closed_form import closed_form
 from worker.solver.data_step import data_step
 from worker.solver.prior import DiffusersPrior, load_prior
@@ -57,7 +57,7 @@ PLUS = ("deblur_plus", "super_resolution_x4_plus", "inpaint_plus")  # what the e
 
 def data_alone(problem: Problem) -> Tensor:
     """The data step from the lifted measurement, with the trust of the solver's last step; in [0, 1]."""
-    rho = (2 * problem.noise_sigma / problem.tuning.floor) ** 2
+    rho = (2 * problem.noise.sigma / problem.tuning.floor) ** 2
     gram = closed_form(problem.operator, problem.y)
     return (data_step(problem.operator, gram, problem.lifted, problem.y, rho).clamp(-1, 1) + 1) / 2
 
@@ -117,7 +117,7 @@ class Bench:
         given = lifted if case.measured.shape != truth.shape else case.measured
         data = self.sent_back(2 * best_data_alone(case, problem) - 1, case)
         started = time.monotonic()
-        x = solved(self.prior, problem, self.settings)
+        x = solve(self.prior, problem, self.settings)
         seconds = (time.monotonic() - started) / len(x)
         full = self.sent_back(x, case)
         both = (data, full)
@@ -145,7 +145,7 @@ class Bench:
                 case = self.case(name, task)
                 problem = case.posed(self.prior, self.settings)
                 for variant, changed, step in variants(which, self.prior, problem, self.settings):
-                    x = solved(self.prior, changed, self.settings, step)
+                    x = solve(self.prior, changed, self.settings, data_step=step)
                     back = self.sent_back(x, case)
                     value = psnr(back, truth)
                     drawn[task][variant].append(value)

@@ -4,11 +4,10 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from cases import Case
-from experiments import solved
 from torch import Tensor
 
 from app.restoration import SolverSettings
-from worker.solve import Problem
+from worker.solve import Problem, solve
 from worker.solver.closed_form import dct_matrix
 from worker.solver.prior import DiffusersPrior
 
@@ -60,7 +59,7 @@ def spectra(prior: DiffusersPrior, case: Case, problem: Problem, settings: Solve
         return problem.sampling.smooth(x, sigma)
 
     watched = replace(problem, sampling=replace(problem.sampling, smooth=smooth))
-    solved(prior, watched, settings, data_step)
+    solve(prior, watched, settings, data_step=data_step)
     return found
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from cases import SIX, SIZE, degrade, scaled
-from experiments import solved, tuned
+from experiments import tuned
 from quality import best_data_alone
 from rich.console import Console
 from rich.table import Table
@@ -22,6 +22,7 @@ from rich.table import Table
 from app.degradations import Task
 from app.restoration import SolverSettings
 from worker.measures import psnr
+from worker.solve import solve
 from worker.solver.prior import load_prior
 from worker.tuning import BUNDLED_ELSE, Tuning
 from worker.video import read_clip
@@ -49,9 +50,7 @@ def main() -> None:
             data = sum(psnr(best_data_alone(case, problem), case.truth) for case, problem in pairs) / len(pairs)
             found = []
             for tuning in grid:
-                full = [
-                    (solved(prior, tuned(prior, p, settings, **asdict(tuning)), settings) + 1) / 2 for _, p in pairs
-                ]
+                full = [(solve(prior, tuned(prior, p, settings, **asdict(tuning)), settings) + 1) / 2 for _, p in pairs]
                 found.append((sum(map(psnr, full, [case.truth for case, _ in pairs])) / len(pairs), tuning))
             table = Table("PSNR", *AXES, title=f"{name}: mean of {len(pairs)} clips; data step alone {data:.2f}")
             for value, tuning in sorted(found, key=lambda pair: -pair[0]):

@@ -22,7 +22,7 @@ from worker.frames import FrameWindow, clip_window, mask_window
 from worker.measures import Comparison
 from worker.scenes import Scan
 from worker.simulate import random_mask, sent, size_at
-from worker.solve import Problem, operator_of, setup, solve
+from worker.solve import Problem, operator_of, setup, solve, stated_noise
 from worker.solver.operators import Chain
 from worker.solver.prior import DiffusersPrior
 from worker.solver.restore import Stage
@@ -201,17 +201,19 @@ class Pipeline:
 
     def _solved(self, outcome: Outcome, scene: range, timeline: Timeline, parts: list[Part]) -> Iterator[Shown]:
         """The true frames of a scene, in order, where parts overlap cross-faded."""
-        sigma = self.wanted.noise_sigma
+        stated = self.wanted.noise_sigma
+        noise = None if stated is None else stated_noise(stated)
         held: tuple[Tensor, Tensor] | None = None
         ends = [part.true.start for part in parts[1:]] + [parts[-1].true.stop]
         for part, end in zip(parts, ends, strict=True):
             measured, truth = self._read(scene, timeline, part)
-            problem = self.setup.pose(measured, sigma, self._operators(timeline, part))
-            sigma = problem.noise_sigma
-            x = solve(self.prior, problem, self.wanted.solver, self._watch)
+            problem = self.setup.pose(measured, noise, self._operators(timeline, part))
+            noise, data_step = problem.noise, problem.data_step()
+            x = solve(self.prior, problem, self.wanted.solver, self._watch, data_step)
             if not x.isfinite().all():
                 raise NotFinite
             self._account(problem, x)
+            outcome.settings = outcome.settings or problem.settings(data_step)
             done = [(z.clamp(-1, 1) + 1) / 2 for z in (x, problem.lifted)]
             if held is not None:
                 both = len(held[0])
@@ -219,9 +221,8 @@ class Pipeline:
             now = end - part.true.start
             yield Shown(part.true.start, done[0][:now], done[1][:now], None if truth is None else truth[:now])
             held = (done[0][now:], done[1][now:])
-        outcome.settings = outcome.settings or problem.settings()
         measured_frames = [scene.start, scene.stop]
-        outcome.scenes.append({"frames": measured_frames, "noise_sigma": sigma, "parts": len(parts)})
+        outcome.scenes.append({"frames": measured_frames, "noise_sigma": problem.noise.sigma, "parts": len(parts)})
         if self._moving:
             index = next(n for n, step in enumerate(self.stated) if isinstance(step, Mask))
             self._mask_first += timeline.reaching[index]
@@ -260,7 +261,7 @@ class Pipeline:
     def _account(self, problem: Problem, x: Tensor) -> None:
         pixels = problem.y.numel()
         self._pixels += pixels
-        self._squares["noise_sigma"] += pixels * problem.noise_sigma**2
+        self._squares["noise_sigma"] += pixels * problem.noise.sigma**2
         self._squares["residual"] += pixels * problem.residual(x) ** 2
         self._squares["residual_before"] += pixels * problem.residual(problem.lifted) ** 2
 

@@ -9,9 +9,10 @@ from torch import Tensor
 from app import degradations as stated
 from app.degradations import Degradation
 from app.restoration import SolverSettings
-from worker.solver.data_step import Trust, proximal
+from worker.solver.closed_form import Gram, closed_form
+from worker.solver.data_step import Proximal, Trust
 from worker.solver.kernels import disc_kernel, gaussian_kernel, motion_kernel
-from worker.solver.noise import estimate_noise, noise_on_black
+from worker.solver.noise import Noise, find_noise
 from worker.solver.operators import Chain, Mask, Operator
 from worker.solver.prior import DiffusersPrior
 from worker.solver.published import published_data_step, published_operators, published_sampling
@@ -30,16 +31,18 @@ LEAST_NOISE = 1e-4  # a client may state none at all; the data step still divide
 
 @dataclass(frozen=True)
 class Problem:
-    """A segment ready to be solved; pixels in [-1, 1], noise_sigma for pixels in [0, 1].
+    """A segment ready to be solved; pixels in [-1, 1].
 
-    lifted: the measurement on the grid of the clip, (T, 3, H, W), from which the solver starts. tiling: how the prior
-    goes over its frames. published: whether all is to be done as the published solver does it.
+    gram: how A A^T is inverted, where there is a closed form. lifted: the measurement on the grid of the clip,
+    (T, 3, H, W), from which the solver starts. tiling: how the prior goes over its frames. published: whether all is to
+    be done as the published solver does it.
     """
 
     operator: Chain
+    gram: Gram | None
     y: Tensor
     lifted: Tensor
-    noise_sigma: float
+    noise: Noise
     sampling: Sampling
     tuning: Tuning
     tiling: Tiling
@@ -49,22 +52,23 @@ class Problem:
         """Fits an estimate to the measurement."""
         if self.published:
             return published_data_step(self.operator, self.y, PUBLISHED_ITERATIONS)
-        return proximal(self.operator, self.y, self.sampling.schedule, self.trust)
+        return Proximal(self.operator, self.gram, self.y, self.sampling.schedule, self.trust)
 
     @property
     def trust(self) -> Trust:
         """How far the data step trusts the measurement."""
-        return Trust(2 * self.noise_sigma, self.tuning.floor, self.tuning.slope, self.tuning.chroma)
+        tuning = self.tuning
+        return Trust(2 * self.noise.sigma, tuning.floor, tuning.slope, tuning.chroma, self.noise.measured)
 
-    def settings(self) -> dict[str, Any]:
-        """What the solver runs with, defaults filled in."""
+    def settings(self, data_step: DataStep) -> dict[str, Any]:
+        """What the solver ran with, defaults filled in. data_step: the one it used."""
         sampling = self.sampling
         chosen: dict[str, Any] = {name: getattr(sampling, name) for name in ("eta", "lowpass", "init", "final")}
         chosen |= {"tau": self.tuning.tau, "timesteps": sampling.schedule.timesteps, "tiles": self.tiling.settings()}
-        if self.published:
+        if not isinstance(data_step, Proximal):
             return chosen | {"cg_iterations": PUBLISHED_ITERATIONS}
-        rho = [self.trust.rho(sampling.schedule, t) for t in sampling.schedule.timesteps]
-        return chosen | {name: getattr(self.tuning, name) for name in ("floor", "slope", "chroma")} | {"rho": rho}
+        trust = {name: getattr(self.tuning, name) for name in ("floor", "slope", "chroma")}
+        return chosen | trust | {"rho": data_step.rho}
 
     def residual(self, x: Tensor) -> float:
         """RMS of y - A x, in pixels of [0, 1]."""
@@ -120,25 +124,24 @@ class Setup:
     tile_pixels: int
     multiple: int
 
-    def pose(self, measured: Tensor, noise_sigma: float | None, operator: Chain | None = None) -> Problem:
+    def pose(self, measured: Tensor, noise: Noise | None, operator: Chain | None = None) -> Problem:
         """What is to be solved for a clip, or with its own `operator` for a part of one.
 
-        measured: (T', 3, H', W') in [0, 1]. noise_sigma: standard deviation on the same scale; None estimates it.
+        measured: (T', 3, H', W') in [0, 1]. noise: None estimates it.
         Raises ValueError where the mask does not fit the clip.
         """
         operator = operator or self.operator
         y = 2 * measured.to(self.device, torch.float32) - 1
         known = mask_of_last(operator)
-        hidden = 0.0  # noise that only lost pixels show
+        if known is not None and (known.shape[0] not in (1, len(y)) or known.shape[-2:] != y.shape[-2:]):
+            raise ValueError(f"the mask is {tuple(known.shape)}, which does not fit a clip of {tuple(y.shape)}")
+        gram = None if self.published else closed_form(operator, y)
+        noise = noise or find_noise(measured.to(y), known, gram)
         if known is not None:
-            if known.shape[0] not in (1, len(y)) or known.shape[-2:] != y.shape[-2:]:
-                raise ValueError(f"the mask is {tuple(known.shape)}, which does not fit a clip of {tuple(y.shape)}")
-            hidden = noise_on_black((y + 1) / 2, known)
             y = y * known  # whatever the file holds where pixels are lost, it is no measurement
-        sigma = max(estimate_noise(y / 2, known), hidden) if noise_sigma is None else max(noise_sigma, LEAST_NOISE)
         lifted = operator.lift(y)
         tiling = Tiling.within(self.tile_pixels, lifted.shape[-2], lifted.shape[-1], self.multiple)
-        return Problem(operator, y, lifted, sigma, self.sampling, self.tuning, tiling, self.published)
+        return Problem(operator, gram, y, lifted, noise, self.sampling, self.tuning, tiling, self.published)
 
 
 def setup(
@@ -174,7 +177,13 @@ def pose(
     tile_pixels: int = TILE_PIXELS,
 ) -> Problem:
     """A clip that is solved as one; arguments as those of `setup` and of `Setup.pose`."""
-    return setup(prior, degradations, beside, settings, micro_batch, tile_pixels).pose(measured, noise_sigma)
+    noise = None if noise_sigma is None else stated_noise(noise_sigma)
+    return setup(prior, degradations, beside, settings, micro_batch, tile_pixels).pose(measured, noise)
+
+
+def stated_noise(sigma: float) -> Noise:
+    """What a client says of the noise; none at all is more than can be."""
+    return Noise(max(sigma, LEAST_NOISE))
 
 
 def mask_of_last(operator: Chain) -> Tensor | None:
@@ -183,11 +192,18 @@ def mask_of_last(operator: Chain) -> Tensor | None:
     return last.known if isinstance(last, Mask) else None
 
 
-def solve(prior: DiffusersPrior, problem: Problem, settings: SolverSettings, watch: Watch = nobody) -> Tensor:
-    """The restored clip, (T, 3, H, W) in [-1, 1]."""
+def solve(
+    prior: DiffusersPrior,
+    problem: Problem,
+    settings: SolverSettings,
+    watch: Watch = nobody,
+    data_step: DataStep | None = None,
+) -> Tensor:
+    """The restored clip, (T, 3, H, W) in [-1, 1]. data_step: the problem's own if none is given."""
     generator = torch.Generator().manual_seed(settings.seed)
     prior = prior.prompted(settings.prompt, settings.guidance)
     if problem.published:
         prior = prior.as_published()
     tiled = Tiled(prior, problem.tiling) if len(problem.tiling) > 1 else prior
-    return restore(tiled, problem.lifted, problem.data_step(), problem.sampling, generator, watch).clamp(-1, 1)
+    step = data_step or problem.data_step()
+    return restore(tiled, problem.lifted, step, problem.sampling, generator, watch).clamp(-1, 1)

@@ -10,7 +10,7 @@ from torch import Tensor
 from app.degradations import Task, degradations_of
 from app.restoration import SolverSettings
 from worker.demo import SAMPLE
-from worker.solve import pose
+from worker.solve import pose, solve
 from worker.solver.prior import DiffusersPrior, load_prior
 from worker.video import Beside, read_clip
 
@@ -43,9 +43,11 @@ def test_what_is_not_stated_comes_from_the_clip(prior: DiffusersPrior, truth: Te
 
     def posed(y: Tensor, sigma: float | None = None) -> list[float]:
         problem = pose(prior, y, task, Beside(), sigma, SolverSettings(), micro_batch=4)
-        settings = problem.settings()
+        data_step = problem.data_step()
+        solve(prior, problem, SolverSettings(), data_step=data_step)
+        settings = problem.settings(data_step)
         assert len(settings["rho"]) == len(settings["timesteps"])
-        return [problem.noise_sigma, settings["rho"][-1]]
+        return [problem.noise.sigma, settings["rho"][-1]]
 
     noisy = small + 0.03 * torch.randn(small.shape, generator=torch.Generator().manual_seed(0))
     assert posed(small)[0] == pytest.approx(1 / 255)

@@ -11,7 +11,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -23,15 +22,9 @@ from worker.solver.temporal import Temporal, mix_frames
 Rho = float | Tensor  # one for all, or one for each channel, (C, 1, 1)
 
 
-class Gram(Protocol):
-    """Solves (A A^T + rho I) u = r for u."""
-
-    def solve(self, residual: Tensor, rho: Rho) -> Tensor: ...
-
-
 @dataclass(frozen=True)
-class MixedGram:
-    """A A^T = (U S^2 U^T) (x) (Q diag(spectrum) Q^T): rotate, divide, rotate back.
+class Gram:
+    """A A^T = (U S^2 U^T) (x) (Q diag(spectrum) Q^T), to be inverted by rotating, dividing, rotating back.
 
     frames: U (T', T'). weights: S^2 (T',). spectrum: (T' or 1, 1, H', W'). rows, columns: (H', H') and (W', W'), whose
     Kronecker product is Q^T; None: the identity.
@@ -43,16 +36,31 @@ class MixedGram:
     rows: Tensor | None = None
     columns: Tensor | None = None
 
-    def solve(self, residual: Tensor, rho: Rho) -> Tensor:
-        u = residual.clone() if self.frames is None else mix_frames(self.frames.T, residual)
-        for n in range(len(u)):  # frame by frame: the transforms then need no second clip
-            weight = 1 if self.weights is None else self.weights[n]
-            shrink = 1 / (weight * self.spectrum[n % len(self.spectrum)] + rho)
-            if self.rows is None or self.columns is None:
-                u[n] *= shrink
-            else:
-                u[n] = self.rows.T @ ((self.rows @ u[n] @ self.columns.T) * shrink) @ self.columns
+    def eigenvalues(self, n: int) -> Tensor:
+        """(1, H', W'): those of the n-th of the rotated frames."""
+        values: Tensor = self.spectrum[n % len(self.spectrum)]
+        return values if self.weights is None else self.weights[n] * values
+
+    def rotate(self, y: Tensor) -> Tensor:
+        """(T', C, H', W') -> the same in the coordinates where A A^T is diagonal, which keep white noise white."""
+        u = y.clone() if self.frames is None else mix_frames(self.frames.T, y)
+        if self.rows is not None and self.columns is not None:
+            for n in range(len(u)):  # frame by frame: the transforms then need no second clip
+                u[n] = self.rows @ u[n] @ self.columns.T
+        return u
+
+    def rotate_back(self, u: Tensor) -> Tensor:
+        """Undo `rotate`; u is overwritten."""
+        if self.rows is not None and self.columns is not None:
+            for n in range(len(u)):
+                u[n] = self.rows.T @ u[n] @ self.columns
         return u if self.frames is None else mix_frames(self.frames, u)
+
+    def solve(self, rotated: Tensor, rho: Rho) -> Tensor:
+        """(A A^T + rho I)^-1 of what was rotated, rotated back; `rotated` is overwritten."""
+        for n in range(len(rotated)):
+            rotated[n] /= self.eigenvalues(n) + rho
+        return self.rotate_back(rotated)
 
 
 def closed_form(operators: Chain, measured: Tensor) -> Gram | None:
@@ -70,13 +78,13 @@ def closed_form(operators: Chain, measured: Tensor) -> Gram | None:
         # Fewer frames may be measured than there are, so there are as many singular values as measured frames.
         frames, weights = left.to(measured), singular.square().to(measured)
     if masks:
-        return MixedGram(frames, weights, masks[0].known.to(measured))
+        return Gram(frames, weights, masks[0].known.to(measured))
     if all(_keeps_mirrors(o) for o in spatial):
         rows, columns = (dct_matrix(n, measured.dtype, measured.device) for n in measured.shape[-2:])
-        return MixedGram(frames, weights, _dct_spectrum(Chain(spatial), measured), rows, columns)
+        return Gram(frames, weights, _dct_spectrum(Chain(spatial), measured), rows, columns)
     if all(isinstance(o, Downsample | GaussianBlur) for o in spatial):
         (down, rows), (across, columns) = (_line_spectrum(spatial, n, measured) for n in measured.shape[-2:])
-        return MixedGram(frames, weights, (down[:, None] * across)[None, None], rows, columns)
+        return Gram(frames, weights, (down[:, None] * across)[None, None], rows, columns)
     return None
 
 

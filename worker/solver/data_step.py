@@ -3,8 +3,11 @@
     prox(x0) = argmin_x ||y - A x||^2 + rho ||x - x0||^2
              = x0 + A^T (A A^T + rho I)^-1 (y - A x0),      rho = sigma_y^2 / r^2
 
-with sigma_y the noise of the measurement and r how far x0 may be off. The published solver leaves rho out and stops
+with sigma_y the noise of the measurement and r how far x0 is off. The published solver leaves rho out and stops
 conjugate gradients early; on 8-bit video that diverges (docs/algorithm.md).
+
+What x0 fails to explain tells how far it is off: y - A x0 is likeliest under N(0, r^2 A A^T + sigma_y^2 I) for one r.
+The settings of a task bound it from above (docs/decisions.md).
 
 Brightness and colour may have a rho each. H.264 keeps colour at half the resolution, while colour of photographs has
 little detail to lose, so that there the prior's word counts for more.
@@ -12,13 +15,13 @@ little detail to lose, so that there the prior's word counts for more.
 A A^T is inverted in closed form wherever its structure allows (closed_form.py); all else goes to conjugate gradients.
 """
 
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from worker.solver.closed_form import Gram, Rho, closed_form
+from worker.solver.closed_form import Gram, Rho
 from worker.solver.operators import Chain, Operator
 from worker.solver.schedule import Schedule
 
@@ -28,6 +31,9 @@ OPPONENT = torch.tensor(
     dtype=torch.float64,
 )
 
+EIGENVALUE_BINS = 181  # twenty to a decade
+LEAST_ERROR = 1e-4  # of pixels in [-1, 1]
+
 
 def data_step(operator: Operator, gram: Gram | None, x0: Tensor, y: Tensor, rho: Rho) -> Tensor:
     """argmin_x ||y - A x||^2 + rho ||x - x0||^2 over the whole clip.
@@ -36,43 +42,85 @@ def data_step(operator: Operator, gram: Gram | None, x0: Tensor, y: Tensor, rho:
     """
     residual = y - operator.A(x0)
     if gram is not None:
-        return x0 + operator.A_adjoint(gram.solve(residual, rho))
+        return x0 + operator.A_adjoint(gram.solve(gram.rotate(residual), rho))
     return x0 + conjugate_gradients(operator, operator.A_adjoint(residual), rho)
 
 
 @dataclass(frozen=True)
 class Trust:
-    """How far to trust the measurement against the prior: rho_t = (noise / r_t)^2, r_t = floor + slope * sigma_t.
+    """How far to trust the measurement against the prior: rho_t = (noise / r_t)^2, r_t <= floor + slope * sigma_t.
 
     sigma_t = sqrt((1 - abar_t) / abar_t). noise: standard deviation of the measurement's noise, > 0. floor: how far off
     the prior's last estimate may be; slope: how much of the latents' noise ends up in the estimate. All three are RMS,
-    for pixels in [-1, 1]. chroma: how many times rho_t is to be for colour.
+    for pixels in [-1, 1]. chroma: how many times rho_t is to be for colour. known: whether the noise is known well
+    enough to tell r_t from what the estimate fails to explain; else it is at its most.
     """
 
     noise: float
     floor: float = 0.06
     slope: float = 0.06
     chroma: float = 1
+    known: bool = False
 
-    def rho(self, schedule: Schedule, t: int) -> float:
-        """For brightness, at timestep t."""
-        return (self.noise / (self.floor + self.slope * schedule.noise(t) / schedule.signal(t))) ** 2
+    def error(self, schedule: Schedule, t: int) -> float:
+        """How far the estimate at timestep t may be off: the most that r_t is."""
+        return self.floor + self.slope * schedule.noise(t) / schedule.signal(t)
 
 
-def proximal(operator: Chain, y: Tensor, schedule: Schedule, trust: Trust) -> Callable[[Tensor, int], Tensor]:
-    """The data step at timestep t. y: (T', 3, H', W') in [-1, 1]."""
-    gram = closed_form(operator, y)
-    weights = y.new_tensor([1, trust.chroma, trust.chroma]).view(3, 1, 1)
-    opponent = None if trust.chroma == 1 else mix_channels(OPPONENT, y)
+class Proximal:
+    """The data step of a measurement y, (T', 3, H', W') in [-1, 1], at any timestep of a schedule.
 
-    def step(x0: Tensor, t: int) -> Tensor:
-        rho = trust.rho(schedule, t)
-        if opponent is None:
-            return data_step(operator, gram, x0, y, rho)
-        x = data_step(operator, gram, mix_channels(OPPONENT, x0), opponent, rho * weights)
-        return mix_channels(OPPONENT.T, x)
+    gram: from `closed_form`; None runs conjugate gradients, with r_t at its most. rho: what it has been, step by step.
+    """
 
-    return step
+    def __init__(self, operator: Chain, gram: Gram | None, y: Tensor, schedule: Schedule, trust: Trust) -> None:
+        self.operator, self.gram, self.schedule, self.trust = operator, gram, schedule, trust
+        self.rho: list[float] = []
+        self._weights = y.new_tensor([1, trust.chroma, trust.chroma]).view(3, 1, 1)
+        self._y = mix_channels(OPPONENT, y)
+
+    def __call__(self, x0: Tensor, t: int) -> Tensor:
+        """Fit the estimate x0 (T, 3, H, W) made at timestep t to the measurement."""
+        x0 = mix_channels(OPPONENT, x0)
+        residual, error = self._y - self.operator.A(x0), self.trust.error(self.schedule, t)
+        if self.gram is None:
+            rho = self._rho(error)
+            off = conjugate_gradients(self.operator, self.operator.A_adjoint(residual), rho * self._weights)
+        else:
+            residual = self.gram.rotate(residual)
+            if self.trust.known:
+                error = min(error, likely_error(self.gram, residual[:, :1], self.trust.noise))
+            rho = self._rho(error)
+            off = self.operator.A_adjoint(self.gram.solve(residual, rho * self._weights))
+        return mix_channels(OPPONENT.T, x0 + off)
+
+    def _rho(self, error: float) -> float:
+        self.rho.append((self.trust.noise / error) ** 2)
+        return self.rho[-1]
+
+
+def likely_error(gram: Gram, rotated: Tensor, noise: float) -> float:
+    """The r under which a residual is likeliest: the maximum of Whittle's likelihood of N(0, r^2 A A^T + noise^2 I).
+
+    rotated: y - A x0 in the gram's coordinates. Coefficients of about one eigenvalue are summed up first.
+    """
+    power, count = (torch.zeros(EIGENVALUE_BINS, dtype=torch.float64, device=rotated.device) for _ in range(2))
+    for n, frame in enumerate(rotated):
+        place = ((gram.eigenvalues(n).double().clamp(1e-9, 1).log() / math.log(1e-9)) * (EIGENVALUE_BINS - 1)).round()
+        place = place.long().expand_as(frame).flatten()
+        power.index_add_(0, place, frame.double().square().flatten())
+        count.index_add_(0, place, torch.ones_like(place, dtype=torch.float64))
+    power, count = power.cpu(), count.cpu()
+    value = 1e-9 ** (torch.arange(EIGENVALUE_BINS, dtype=torch.float64) / (EIGENVALUE_BINS - 1))
+    low, high = math.log(LEAST_ERROR), 0.0
+    for _ in range(20):  # halvings, down to 1e-5 of r
+        middle = (low + high) / 2
+        variance = math.exp(2 * middle) * value + noise**2
+        if float(((power - count * variance) * value / variance.square()).sum()) > 0:
+            low = middle
+        else:
+            high = middle
+    return math.exp(high)
 
 
 def mix_channels(matrix: Tensor, x: Tensor) -> Tensor:

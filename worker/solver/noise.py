@@ -1,15 +1,43 @@
 """How noisy a measurement is, when nobody says."""
 
 import math
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from worker.solver.closed_form import Gram
+
 COMPRESSION = 1.0 / 255  # what H.264 leaves at visually lossless settings; rounding to 8 bits alone leaves 0.29 / 255
 ENOUGH = 1000  # responses below which there is nothing to estimate from
 SAMPLES = 1 << 20
+ROUNDING = 0.29 / 255  # what 8 bits leave
+DARK = 1e-6  # eigenvalue of A A^T, below which a picture is a thousandth of itself
 BLACK = 0.05  # mean of lost pixels, beyond which they are not taken for black ones with noise
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Standard deviation of a measurement's noise, for pixels in [0, 1].
+
+    measured: whether it was read where nothing else is, not stated by somebody, nor guessed among texture.
+    """
+
+    sigma: float
+    measured: bool = False
+
+
+def find_noise(y: Tensor, known: Tensor | None, gram: Gram | None) -> Noise:
+    """The noise of a measurement y, (T', 3, H', W') in [0, 1], by whatever shows it best.
+
+    known: (1 or T', 1, H', W') of 0 and 1 where the last thing that happened was a mask. gram: of what happened.
+    """
+    dark = None if gram is None else noise_in_the_dark(y, gram)
+    if dark is not None:
+        return Noise(dark, measured=True)
+    guessed, black = estimate_noise(y, known), 0.0 if known is None else noise_on_black(y, known)
+    return Noise(max(guessed, black), measured=black > guessed)
 
 
 def estimate_noise(y: Tensor, known: Tensor | None = None, floor: float = COMPRESSION) -> float:
@@ -45,6 +73,23 @@ def noise_on_black(y: Tensor, known: Tensor) -> float:
     if len(lost) == 0 or float(lost.mean()) > BLACK:
         return 0.0
     return math.sqrt(2 * float(lost.square().mean()))
+
+
+def noise_in_the_dark(y: Tensor, gram: Gram) -> float | None:
+    """Standard deviation of the noise of y in [0, 1], read off where the degradation left nothing else.
+
+    A blur of sigma 3 leaves less than a thousandth of what is finer than five pixels: whatever a measurement holds
+    there is noise. Of these frequencies the lowest are taken, as noise of lossy files falls with frequency and these
+    are next to those where noise and picture are equals. None where nothing is so dark, as of small blurs, or where the
+    `gram` does not go by frequency.
+
+    y: (T', 3, H', W').
+    """
+    dark = (gram.spectrum[0, 0] < DARK) & (gram.spectrum[0, 0] > DARK / 1000)
+    if gram.rows is None or len(y) * int(dark.sum()) < ENOUGH:
+        return None
+    rotated = replace(gram, frames=None).rotate(y.mean(1, keepdim=True))
+    return max(ROUNDING, math.sqrt(3 * float(rotated[:, 0, dark].square().mean())))
 
 
 def _response(y: Tensor, known: Tensor) -> float | None:

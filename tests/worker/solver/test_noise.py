@@ -8,8 +8,11 @@ from torch import Tensor
 
 from worker.demo import SAMPLE
 from worker.encode import write_clip
-from worker.solver.noise import COMPRESSION, estimate_noise, noise_on_black
+from worker.solver.closed_form import closed_form
+from worker.solver.noise import COMPRESSION, estimate_noise, find_noise, noise_on_black
+from worker.solver.operators import Chain
 from worker.solver.spatial import Downsample, GaussianBlur
+from worker.solver.temporal import TemporalAverage
 from worker.video import read_clip
 
 
@@ -65,3 +68,30 @@ def test_lost_pixels_that_are_not_black_show_nothing(clip: Tensor) -> None:
     assert noise_on_black(clip, known) == 0
     known[..., 40:100, 60:120] = 0
     assert noise_on_black(clip, known) == 0
+
+
+@pytest.mark.parametrize("levels", [0.5, 2, 5])
+def test_noise_is_read_where_a_blur_left_nothing_else(clip: Tensor, levels: float) -> None:
+    """To a twentieth, even below a level, which no texture allows; without a blur nothing is so dark."""
+    y = noisy(GaussianBlur(3.0).A(clip), levels / 255)
+    found = find_noise(y, None, closed_form(Chain([GaussianBlur(3.0)]), y))
+    assert found.measured
+    assert found.sigma * 255 == pytest.approx(levels, rel=0.05)
+    assert not find_noise(y, None, closed_form(Chain([GaussianBlur(0.5)]), y)).measured
+    assert not find_noise(y, None, None).measured
+
+
+def test_an_average_over_time_does_not_hide_the_noise(clip: Tensor) -> None:
+    operator = Chain([TemporalAverage(3), GaussianBlur(3.0)])
+    y = noisy(operator.A(clip), 2 / 255)
+    assert find_noise(y, None, closed_form(operator, y)).sigma * 255 == pytest.approx(2, rel=0.05)
+
+
+def test_compression_shows_as_noise(clip: Tensor, tmp_path: Path) -> None:
+    """The more a file is compressed the more of it."""
+    blurred, found = GaussianBlur(3.0).A(clip), []
+    for crf in (0, 10, 20):
+        write_clip(tmp_path / "clip.mp4", blurred, read_clip(SAMPLE, 5), pts=[0, 512, 1024, 1536, 2048], crf=crf)
+        y = read_clip(tmp_path / "clip.mp4").frames.float()
+        found.append(find_noise(y, None, closed_form(Chain([GaussianBlur(3.0)]), y)).sigma * 255)
+    assert 0.29 < found[0] < 1 < found[1] < found[2] < 4

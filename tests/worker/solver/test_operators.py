@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from worker.solver.closed_form import closed_form
-from worker.solver.data_step import Trust, conjugate_gradients, data_step, proximal
+from worker.solver.data_step import Proximal, Trust, conjugate_gradients, data_step
 from worker.solver.kernels import disc_kernel, gaussian_kernel, motion_kernel
 from worker.solver.operators import Chain, Mask, Operator
 from worker.solver.schedule import Schedule, scaled_linear
@@ -137,7 +137,7 @@ def test_colour_may_weigh_otherwise_than_brightness(operator: Chain, tolerance: 
     schedule = Schedule.leading(scaled_linear(), 25, 0.3)
     noise, t = 0.02, 121
     rho = (noise / (0.1 + 0.06 * schedule.noise(t) / schedule.signal(t))) ** 2
-    x = proximal(operator, y, schedule, Trust(noise, floor=0.1, chroma=16))(x0, t)
+    x = Proximal(operator, closed_form(operator, y), y, schedule, Trust(noise, floor=0.1, chroma=16))(x0, t)
     for component, weight in (([1.0, 1, 1], 1), ([1.0, 0, -1], 16), ([-1.0, 2, -1], 16)):
         row = torch.tensor(component, dtype=torch.float64).view(3, 1, 1)
         one, x0_one, y_one = ((z * row).sum(1, keepdim=True) for z in (x, x0, y))

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from tests.worker.solver.oracle import Oracle
-from worker.solver.data_step import Trust, proximal
+from worker.solver.closed_form import closed_form
+from worker.solver.data_step import Proximal, Trust
 from worker.solver.operators import Chain, Mask
 from worker.solver.prior import DiffusersPrior, load_prior
 from worker.solver.restore import Sampling, restore
@@ -39,7 +40,7 @@ def sampling(abar: Tensor | None = None, steps: int = 25, tau: float = 0.3) -> S
 def run(
     prior: Oracle | DiffusersPrior, operator: Chain, y: Tensor, how: Sampling, seed: int = 0, noise: float = 0.01
 ) -> Tensor:
-    step = proximal(operator, y, how.schedule, Trust(noise))
+    step = Proximal(operator, closed_form(operator, y), y, how.schedule, Trust(noise))
     return restore(prior, operator.lift(y), step, how, torch.Generator().manual_seed(seed))
 
 
