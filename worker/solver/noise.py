@@ -21,7 +21,8 @@ BLACK = 0.05  # mean of lost pixels, beyond which they are not taken for black o
 class Noise:
     """Standard deviation of a measurement's noise, for pixels in [0, 1].
 
-    measured: whether it was read where nothing else is, not stated by somebody, nor guessed among texture.
+    measured: whether it was read where nothing else is and to a few percent; not stated by somebody, guessed among
+    texture, or told from black pixels, which show half of it.
     """
 
     sigma: float
@@ -36,8 +37,8 @@ def find_noise(y: Tensor, known: Tensor | None, gram: Gram | None) -> Noise:
     dark = None if gram is None else noise_in_the_dark(y, gram)
     if dark is not None:
         return Noise(dark, measured=True)
-    guessed, black = estimate_noise(y, known), 0.0 if known is None else noise_on_black(y, known)
-    return Noise(max(guessed, black), measured=black > guessed)
+    black = 0.0 if known is None else noise_on_black(y, known)
+    return Noise(max(estimate_noise(y, known), black))
 
 
 def estimate_noise(y: Tensor, known: Tensor | None = None, floor: float = COMPRESSION) -> float:
