@@ -7,7 +7,7 @@ with sigma_y the noise of the measurement and r how far x0 is off. The published
 conjugate gradients early; on 8-bit video that diverges (docs/algorithm.md).
 
 What x0 fails to explain tells how far it is off: y - A x0 is likeliest under N(0, r^2 A A^T + sigma_y^2 I) for one r.
-The settings of a task bound it from above (docs/decisions.md).
+Where that is less than the settings of a task allow, r is taken half way between (docs/decisions.md).
 
 Brightness and colour may have a rho each. H.264 keeps colour at half the resolution, while colour of photographs has
 little detail to lose, so that there the prior's word counts for more.
@@ -88,8 +88,8 @@ class Proximal:
             off = conjugate_gradients(self.operator, self.operator.A_adjoint(residual), rho * self._weights)
         else:
             residual = self.gram.rotate(residual)
-            if self.trust.known:
-                error = min(error, likely_error(self.gram, residual[:, :1], self.trust.noise))
+            if self.trust.known:  # half way to what is likely, as x0 was fitted to y before and looks nearer than it is
+                error = math.sqrt(error * min(error, likely_error(self.gram, residual[:, :1], self.trust.noise)))
             rho = self._rho(error)
             off = self.operator.A_adjoint(self.gram.solve(residual, rho * self._weights))
         return mix_channels(OPPONENT.T, x0 + off)
