@@ -45,6 +45,6 @@ def frechet(one: Tensor, other: Tensor) -> float:
     """Frechet distance of two sets of features (N, D), as if normal: |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2))."""
     means = (one.mean(0) - other.mean(0)).square().sum()
     a, b = ((x - x.mean(0)) / (len(x) - 1) ** 0.5 for x in (one, other))  # C = a^T a
-    # tr (C1 C2)^(1/2) is the sum of the singular values of a b^T.
-    cross = torch.linalg.svdvals(a @ b.T).sum()
+    # tr (C1 C2)^(1/2) is the sum of the singular values of a b^T, which are those of the triangles of both.
+    cross = torch.linalg.svdvals(torch.linalg.qr(a).R @ torch.linalg.qr(b).R.T).sum()
     return float(means + a.square().sum() + b.square().sum() - 2 * cross)

@@ -51,7 +51,7 @@ def test_an_estimate_that_explains_all_but_the_noise_is_left_alone() -> None:
 
 @pytest.mark.parametrize(("known", "error", "used"), [(True, 0.05, 0.1), (True, 0.5, 0.2), (False, 0.05, 0.2)])
 def test_settings_bound_the_error_from_above(known: bool, error: float, used: float) -> None:
-    """Below, it is half way to the likeliest, in factors. Settings are all there is where the noise is not known well."""
+    """Below, it is half way to the likeliest, as factors go; settings are all there is where the noise is a guess."""
     operator = OPERATORS["blur"]
     y, x0, gram = posed(operator, error)
     schedule = Schedule.leading(scaled_linear(), 25, 0.3)
