@@ -18,15 +18,17 @@ from app.sizes import too_small_for_sdxl
 from worker.control import NotFinite
 from worker.encode import ResultWriter
 from worker.estimate import Estimate, estimate
+from worker.frame_report import FrameReport
 from worker.frames import FrameWindow, clip_window, mask_window
 from worker.measures import Comparison
 from worker.scenes import Scan
 from worker.simulate import random_mask, sent, size_at
 from worker.solve import Problem, operator_of, setup, solve, stated_noise
+from worker.solver.misfit import misfits
 from worker.solver.operators import Chain
 from worker.solver.prior import DiffusersPrior
 from worker.solver.restore import Stage
-from worker.solver.segments import Part, Timeline, crossfade
+from worker.solver.segments import Part, Timeline, crossfade, without_mixing
 from worker.timing import restored_times
 from worker.video import Beside, ClipInfo, clip_info, read_kernel
 
@@ -64,7 +66,7 @@ class Outcome:
 
     warnings: for whoever asked for it. compared: with the clean clip, where it was given. settings: of the solver.
     scenes: for each, its measured frames, its noise, and in how many parts it was solved. estimated: what had happened
-    to it, where nobody said.
+    to it, where nobody said. per_frame: as FrameReport has it.
     """
 
     files: dict[str, Path]
@@ -79,6 +81,7 @@ class Outcome:
     settings: dict[str, Any] = field(default_factory=dict)
     scenes: list[dict[str, Any]] = field(default_factory=list)
     estimated: Estimate | None = None
+    per_frame: dict[str, list[Any]] = field(default_factory=dict)
 
 
 class Pipeline:
@@ -114,6 +117,7 @@ class Pipeline:
         self.setup = setup(prior, self.stated, beside, wanted.solver, micro_batch, tile_pixels)
         self.real = operator_of(self.stated, beside, prior.device)
         self._mask_first = 0  # number, in the mask's file, of the first frame that goes with the scene at hand
+        self._report = FrameReport()
         self._pixels = 0
         self._squares = {"noise_sigma": 0.0, "residual": 0.0, "residual_before": 0.0}
 
@@ -132,12 +136,14 @@ class Pipeline:
             outcome = Outcome(results.files, [], estimated=self.estimated)
             for scene, timeline, parts in zip(scenes, timelines, plans, strict=True):
                 _, times = self._times(scene)
+                self._report.cut()
                 for shown in self._solved(outcome, scene, timeline, parts):
                     for n in range(len(shown.restored)):
                         timestamp = times[shown.first + n]
                         if timestamp is None:
                             continue
                         results.add(shown.restored[n], shown.lifted[n], timestamp)
+                        self._report.shown(shown.restored[n])
                         outcome.frames += 1
                         if comparison and shown.truth is not None:
                             comparison.add(shown.restored[n], shown.lifted[n], shown.truth[n])
@@ -145,7 +151,9 @@ class Pipeline:
                     self.follower.measured("encode", len(shown.restored))
                     outcome.height, outcome.width = shown.restored.shape[-2:]
         small = None if self.prior.bundled else too_small_for_sdxl(outcome.width, outcome.height)
-        outcome.warnings = [*results.left_out, *([small] if small else [])]
+        window = next((step.window for step in self.stated if isinstance(step, TemporalAverage)), 0)
+        outcome.warnings = [*results.left_out, *([small] if small else []), *self._report.warnings(window)]
+        outcome.per_frame = self._report.values()
         for name, squares in self._squares.items():
             setattr(outcome, name, sqrt(squares / self._pixels))
         outcome.compared = comparison.values() if comparison else {}
@@ -208,11 +216,13 @@ class Pipeline:
         for part, end in zip(parts, ends, strict=True):
             measured, truth = self._read(scene, timeline, part)
             problem = self.setup.pose(measured, noise, self._operators(timeline, part))
-            noise, data_step = problem.noise, problem.data_step()
+            noise = problem.noise
+            problem = self._fitting(problem, scene, timeline, part)
+            data_step = problem.data_step()
             x = solve(self.prior, problem, self.wanted.solver, self._watch, data_step)
             if not x.isfinite().all():
                 raise NotFinite
-            self._account(problem, x)
+            self._account(problem, x, scene.start + part.measured.start)
             outcome.settings = outcome.settings or problem.settings(data_step)
             done = [(z.clamp(-1, 1) + 1) / 2 for z in (x, problem.lifted)]
             if held is not None:
@@ -258,12 +268,23 @@ class Pipeline:
             torch.cuda.synchronize(self.prior.device)  # so that each stage pays for its own work
         self.follower.watch(stage, frames)
 
-    def _account(self, problem: Problem, x: Tensor) -> None:
-        pixels = problem.y.numel()
-        self._pixels += pixels
-        self._squares["noise_sigma"] += pixels * problem.noise.sigma**2
-        self._squares["residual"] += pixels * problem.residual(x) ** 2
-        self._squares["residual_before"] += pixels * problem.residual(problem.lifted) ** 2
+    def _fitting(self, problem: Problem, scene: range, timeline: Timeline, part: Part) -> Problem:
+        """The problem with the mean over time left out for those measured frames that it does not fit."""
+        if problem.published or self._moving or timeline.only_average is None:
+            return problem
+        mix = timeline.only_average[part.measured.start : part.measured.stop, part.true.start : part.true.stop]
+        odd = misfits(problem.y, mix, part.own, 2 * problem.noise.sigma)
+        self._report.dropped([scene.start + part.measured.start + n for n in odd])
+        return problem.degraded_by(without_mixing(problem.operator, part, odd)) if odd else problem
+
+    def _account(self, problem: Problem, x: Tensor, first: int) -> None:
+        pixels = problem.y[0].numel()
+        after, before = problem.residuals(x), problem.residuals(problem.lifted)
+        self._report.explained(first, after, before)
+        self._pixels += pixels * len(after)
+        self._squares["noise_sigma"] += pixels * len(after) * problem.noise.sigma**2
+        self._squares["residual"] += pixels * sum(one**2 for one in after)
+        self._squares["residual_before"] += pixels * sum(one**2 for one in before)
 
 
 def _shifted(frames: range, by: int) -> range:

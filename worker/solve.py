@@ -1,6 +1,7 @@
 """From what a client states to what the solver takes: operators, noise, and the settings each task does best with."""
 
 from dataclasses import dataclass, replace
+from math import sqrt
 from typing import Any
 
 import torch
@@ -70,9 +71,18 @@ class Problem:
         trust = {name: getattr(self.tuning, name) for name in ("floor", "slope", "chroma")}
         return chosen | trust | {"rho": data_step.rho}
 
+    def degraded_by(self, operator: Chain) -> "Problem":
+        """The same measurement by other operators, that give frames of the same size and number."""
+        return replace(self, operator=operator, gram=closed_form(operator, self.y), lifted=operator.lift(self.y))
+
+    def residuals(self, x: Tensor) -> list[float]:
+        """RMS of y - A x for each measured frame, in pixels of [0, 1]."""
+        off = (self.y - self.operator.A(x)).square().mean((1, 2, 3)).sqrt() / 2
+        return [float(one) for one in off]
+
     def residual(self, x: Tensor) -> float:
         """RMS of y - A x, in pixels of [0, 1]."""
-        return float((self.y - self.operator.A(x)).square().mean().sqrt()) / 2
+        return sqrt(sum(one**2 for one in self.residuals(x)) / len(self.y))
 
 
 def operator_of(degradations: list[Degradation], beside: Beside, device: torch.device) -> Chain:

@@ -209,6 +209,7 @@ class Restorer:
             "solver": job.request.solver.model_dump() | outcome.settings,
             "noise_sigma": outcome.noise_sigma,
             "scenes": outcome.scenes,
+            "frames": outcome.per_frame,
             "data_residual": {"before": outcome.residual_before, "after": outcome.residual},
             "stage_seconds": {stage: round(seconds, 3) for stage, seconds in meter.stages.items()},
             "version": self.version.model_dump() | libraries,

@@ -6,8 +6,8 @@ least a window, and their results are cross-faded there.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -25,6 +25,11 @@ class Part:
 
     measured: range
     true: range
+
+    @property
+    def own(self) -> list[int]:
+        """Where, among its true frames, those of the same numbers as its measured ones are."""
+        return [n - self.true.start for n in self.measured]
 
 
 class Timeline:
@@ -70,6 +75,12 @@ class Timeline:
         return Part(measured, _around([self._reach[i] for i in measured]))
 
     @property
+    def only_average(self) -> Tensor | None:
+        """(T, T): how frames are mixed, where one operator does and gives as many as it takes."""
+        mixes = [mix for mix in self._mixes if mix is not None]
+        return mixes[0] if len(mixes) == 1 and mixes[0].shape[0] == mixes[0].shape[1] else None
+
+    @property
     def measured(self) -> int:
         """How many measured frames there are."""
         return len(self._reach)
@@ -91,6 +102,21 @@ class Timeline:
             else:
                 chain.append(operator)
         return Chain(chain[::-1])
+
+
+def without_mixing(operators: Chain, part: Part, frames: Collection[int]) -> Chain:
+    """A part's operators where these of its measured frames (counted in it) tell of their own true frame alone."""
+
+    def one(operator: Operator) -> Operator:
+        if not isinstance(operator, FrameMix):
+            return operator
+        weights = operator.weights.clone()
+        for n in frames:
+            weights[n] = 0
+            weights[n, part.own[n]] = 1
+        return replace(operator, weights=weights)
+
+    return Chain([one(operator) for operator in operators.operators])
 
 
 def crossfade(before: Tensor, after: Tensor) -> Tensor:

@@ -1,0 +1,76 @@
+"""What each frame of a result is worth, in a few numbers a frame: for the manifest."""
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from worker.measures import warp_error
+
+DIGITS = 6
+FLOW_PIXELS = 1 << 19  # larger frames are halved before their motion is looked for, which takes a quarter of the time
+
+
+class FrameReport:
+    """Takes parts as they are solved and frames as they are shown; keeps numbers, and the last frame shown."""
+
+    def __init__(self) -> None:
+        self._residuals: dict[int, tuple[float, float]] = {}
+        self._warp_errors: list[float | None] = []
+        self._dropped: set[int] = set()
+        self._last: Tensor | None = None
+        self._any = False
+
+    def explained(self, first: int, residuals: list[float], before: list[float]) -> None:
+        """How well a part explains its measured frames, from number `first` of the clip on, now and at its start."""
+        self._residuals |= {first + n: pair for n, pair in enumerate(zip(residuals, before, strict=True))}
+
+    def dropped(self, frames: list[int]) -> None:
+        """Measured frames of the clip that were not taken for a mean of their neighbours."""
+        self._dropped |= set(frames)
+
+    def cut(self) -> None:
+        """What is shown next is another scene."""
+        self._last = None
+
+    def shown(self, frame: Tensor) -> None:
+        """The next restored frame, (3, H, W) in [0, 1]."""
+        while frame.shape[-2] * frame.shape[-1] > FLOW_PIXELS:
+            frame = F.avg_pool2d(frame, 2)
+        frame = frame.float().cpu().clone()  # not a view, which would hold all of its part
+        if self._any:
+            error = math.nan if self._last is None else warp_error(self._last, frame, (self._last, frame))
+            self._warp_errors.append(None if math.isnan(error) else round(error, DIGITS))
+        self._last, self._any = frame, True
+
+    def values(self) -> dict[str, list[Any]]:
+        """All there is to tell, ready for JSON.
+
+        residual, residual_before: for each measured frame; of two parts that tell of it, the later one's. warp_error: for
+        each pair of restored frames, along their own motion; None across cuts and where no motion is found.
+        temporal_dropped: numbers of measured frames.
+        """
+        residuals = [pair for _, pair in sorted(self._residuals.items())]
+        return {
+            "residual": [round(after, DIGITS) for after, _ in residuals],
+            "residual_before": [round(before, DIGITS) for _, before in residuals],
+            "warp_error": list(self._warp_errors),
+            "temporal_dropped": sorted(self._dropped),
+        }
+
+    def warnings(self, window: int) -> list[str]:
+        """One sentence, if frames were dropped. window: of the mean that was stated."""
+        if not self._dropped:
+            return []
+        frames = sorted(self._dropped)
+        runs = [[frames[0]]]
+        for one, other in pairwise(frames):
+            if other > one + 1:
+                runs.append([])
+            runs[-1].append(other)
+        told = ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+        if len(frames) == 1:
+            return [f"frame {told} (counted from 0) does not fit a mean of {window} frames and was taken as it is"]
+        return [f"frames {told} (counted from 0) do not fit a mean of {window} frames and were taken as they are"]

@@ -1,0 +1,154 @@
+"""Which measured frames are no mean of their neighbours, whatever was stated: told from the measurement alone.
+
+A mean over time leaves next to nothing of some changes from frame to frame, so a frame that was not averaged, or
+averaged with something else, stands out by what cannot be there. Both readings of each frame are weighed by their
+evidence (the marginal likelihood of a Gaussian model; MacKay 1992). In an octave of spatial frequency every DCT
+coefficient is a sample of one time series,
+
+    y ~ N(0, a M K M^T + s^2 I),    K_ij = g_i g_j exp(-|i - j| / l),
+
+where row n of M is that of the average, or that of the identity if frame n is taken as it is. l (how fast things
+move), a (within a factor of 2 of the measured energy) and s are the likeliest ones for each octave; g follows the energy
+of the clip. What does not move says nothing, as the mean of a still picture is that picture, and is projected out.
+"""
+
+from collections.abc import Iterable
+from itertools import pairwise
+from math import ceil
+
+import torch
+from torch import Tensor
+
+from worker.solver.closed_form import dct_matrix
+
+LEAST_GAIN = 0.5  # nats a coefficient and frame; right statements stay under 0.1 (docs/decisions.md)
+LARGEST_WINDOW = 32  # frames; the search grows with its fourth power
+LEAST_BLOCK = 32  # measured frames that are looked at together
+OCTAVES = (1, 2, 4, 8, 16, 32, 64)  # half cycles along the longer side
+MEMORIES = (0.25, 1.0, 3.0, 9.0, 27.0)  # l, frames
+AMPLITUDES = (0.5, 1.0, 2.0)
+NOISES = (1.0, 4.0, 16.0)  # times sigma^2: coarse detail of a lossy file is off by more than its noise says
+RUNS = (1, 2, 3, 4, 6, 9, 12)
+BATCH = 128
+
+Octave = tuple[int, Tensor]  # how many coefficients, and their covariance over time
+
+
+def misfits(y: Tensor, mix: Tensor, own: list[int], sigma: float) -> list[int]:
+    """The measured frames that are explained better when taken as they are than as a mixture.
+
+    y: (T', C, H, W); what happened to each frame must be linear and the same for all. mix: (T', T), rows of sum 1.
+    own: the true frame at the place of each measured one. sigma: standard deviation of the noise of y, on its scale.
+    """
+    window = int((mix != 0).sum(1).max())
+    if not 1 < window <= LARGEST_WINDOW:
+        return []
+    count = ceil(len(y) / max(LEAST_BLOCK, 2 * window))
+    edges = [round(n * len(y) / count) for n in range(count + 1)]
+    found: list[int] = []
+    for start, stop in pairwise(edges):
+        rows = mix[start:stop].double().cpu()
+        columns = rows.any(0).nonzero().flatten().tolist()
+        at = [columns.index(own[n]) for n in range(start, stop)]
+        found += [start + n for n in _search(_octaves(y[start:stop]), rows[:, columns], at, sigma)]
+    return found
+
+
+def _octaves(y: Tensor) -> list[Octave]:
+    brightness = y.float().mean(1)
+    sizes = brightness.shape[1:]
+    down, across = (dct_matrix(n, torch.float32, y.device)[: OCTAVES[-1]] for n in sizes)
+    coefficients = (down @ brightness @ across.T).double().cpu()
+    rows, columns = (torch.arange(n, dtype=torch.float64) for n in coefficients.shape[1:])
+    frequency = max(sizes) * ((rows / sizes[0])[:, None].square() + (columns / sizes[1]).square()).sqrt()
+    found = []
+    for low, high in pairwise(OCTAVES):
+        series = coefficients[:, (frequency >= low) & (frequency < high)]
+        if series.shape[1]:
+            found.append((series.shape[1], series @ series.T / series.shape[1]))
+    return found
+
+
+def _search(octaves: list[Octave], mix: Tensor, own: list[int], sigma: float) -> list[int]:
+    """Whole runs of frames are added or taken back for as long as the evidence grows by more than they must."""
+    frames = len(mix)
+    if frames < 3 or not octaves:
+        return []
+    evidence = _Evidence(octaves, mix, own, sigma)
+    price = LEAST_GAIN * sum(n for n, _ in octaves)
+    runs = [frozenset(range(i, i + n)) for n in RUNS for i in range(frames - n + 1)]
+    runs += [frozenset(run) for i in range(1, frames) for run in (range(i), range(i, frames))] + [
+        frozenset(range(frames))
+    ]
+    dropped, best = frozenset[int](), evidence([frozenset()])[0]
+    while True:
+        tries = sorted({new for run in runs for new in (dropped | run, dropped - run)} - {dropped}, key=sorted)
+        worth = evidence(tries) - price * torch.tensor([len(new) for new in tries])
+        if worth.max() <= best:
+            return sorted(_without_gaps(dropped, frames))
+        dropped, best = tries[int(worth.argmax())], worth.max()
+
+
+class _Evidence:
+    """Logarithm of the likelihood of all octaves, up to a constant, for each set of frames taken as they are."""
+
+    def __init__(self, octaves: list[Octave], mix: Tensor, own: list[int], sigma: float) -> None:
+        self.mix, self.octaves = mix, octaves
+        frames = len(mix)
+        self.plain = torch.zeros_like(mix)
+        self.plain[range(frames), own] = 1
+        start = torch.cat([torch.ones(frames, 1), torch.eye(frames)[:, 1:]], 1).double()
+        self.moving = torch.linalg.qr(start).Q[:, 1:].T  # (T' - 1, T'): all that is not the same in every frame
+        lags = (torch.arange(mix.shape[1])[:, None] - torch.arange(mix.shape[1])).abs().double()
+        strength = _strength(octaves, mix, own)
+        self.prior = torch.stack([torch.exp(-lags / memory) for memory in MEMORIES]) * strength * strength[:, None]
+        self.noises = [noise * sigma**2 for noise in NOISES]
+
+    def __call__(self, tries: list[frozenset[int]]) -> Tensor:
+        return torch.cat([self._batch(tries[n : n + BATCH]) for n in range(0, len(tries), BATCH)])
+
+    def _batch(self, tries: list[frozenset[int]]) -> Tensor:
+        plain = torch.tensor([[n in dropped for n in range(len(self.mix))] for dropped in tries])[..., None]
+        mix = self.moving @ torch.where(plain, self.plain, self.mix)
+        energy, modes = torch.linalg.eigh(mix[:, None] @ self.prior @ mix[:, None].mT)
+        energy = energy.clamp_min(0)
+        energy = energy / energy.mean(-1, keepdim=True)
+        return torch.stack([self._octave(octave, energy, modes) for octave in self.octaves]).sum(0)
+
+    def _octave(self, octave: Octave, energy: Tensor, modes: Tensor) -> Tensor:
+        count, covariance = octave
+        covariance = self.moving @ covariance @ self.moving.T
+        seen = ((modes.mT @ covariance) * modes.mT).sum(-1)
+        total = float(covariance.diagonal().mean())
+        likelihoods = []
+        for noise in self.noises:
+            for amplitude in AMPLITUDES:
+                expected = amplitude * max(total - noise, 0.01 * noise) * energy + noise
+                likelihoods.append(-count / 2 * (expected.log() + seen / expected).sum(-1))
+        return torch.stack(likelihoods).amax((0, 2))
+
+
+def _strength(octaves: list[Octave], mix: Tensor, own: list[int]) -> Tensor:
+    """g (T,): how strongly each true frame moves, as far as the smoothed energy of the measured ones tells."""
+    frames = len(mix)
+    centre = torch.eye(frames).double() - 1 / frames
+    energies = [(centre @ covariance @ centre).diagonal().clamp_min(1e-12) for _, covariance in octaves]
+    energy = torch.stack([e / e.mean() for e in energies]).mean(0)
+    window = int((mix != 0).sum(1).max())
+    lags = (torch.arange(mix.shape[1])[:, None] - torch.tensor(own)).abs()
+    near = (1 - lags / window).clamp_min(0.01).double()
+    smooth = near @ energy / near.sum(1) + 0.05
+    return (smooth / smooth.mean()).sqrt()
+
+
+def _without_gaps(dropped: Iterable[int], frames: int) -> set[int]:
+    """Up to two frames between longer runs of dropped ones, or between one and an end, are dropped too."""
+    kept = [n in set(dropped) for n in range(frames)]
+    filled = set(dropped)
+    for gap in (1, 2):
+        for start in range(frames - gap + 1):
+            before, after = kept[max(0, start - gap - 1) : start], kept[start + gap : start + 2 * gap + 1]
+            sides = [side for side in (before, after) if side]
+            if all(all(side) and len(side) > gap for side in sides):
+                filled |= set(range(start, start + gap))
+    return filled
