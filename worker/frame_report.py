@@ -48,8 +48,8 @@ class FrameReport:
     def values(self) -> dict[str, list[Any]]:
         """All there is to tell, ready for JSON.
 
-        residual, residual_before: for each measured frame; of two parts that tell of it, the later one's. warp_error: for
-        each pair of restored frames, along their own motion; None across cuts and where no motion is found.
+        residual, residual_before: for each measured frame; of two parts that tell of it, the later one's. warp_error:
+        for each pair of restored frames, along their own motion; None across cuts and where no motion is found.
         temporal_dropped: numbers of measured frames.
         """
         residuals = [pair for _, pair in sorted(self._residuals.items())]

@@ -8,8 +8,9 @@ coefficient is a sample of one time series,
     y ~ N(0, a M K M^T + s^2 I),    K_ij = g_i g_j exp(-|i - j| / l),
 
 where row n of M is that of the average, or that of the identity if frame n is taken as it is. l (how fast things
-move), a (within a factor of 2 of the measured energy) and s are the likeliest ones for each octave; g follows the energy
-of the clip. What does not move says nothing, as the mean of a still picture is that picture, and is projected out.
+move), a (within a factor of 2 of the measured energy) and s are the likeliest ones for each octave; g follows the
+energy of the clip. What does not move says nothing, as the mean of a still picture is that picture, and is projected
+out.
 """
 
 from collections.abc import Iterable
