@@ -47,10 +47,10 @@ def found(y: Tensor) -> str:
     except NotIdentified as error:
         return "refused" if error.confidence is None else f"refused {error.confidence:.2f}"
     window = f" x{it.window}" if it.window > 1 else ""
-    return f"{_named(it.blur)}{window} {it.confidence:.2f}"
+    return f"{'a kernel' if it.kernel is not None else named(it.blur)}{window} {it.confidence:.2f}"
 
 
-def _named(blur: Shape | None) -> str:
+def named(blur: Shape | None) -> str:
     if blur is None:
         return "sharp"
     if blur.kind == "motion":

@@ -44,6 +44,9 @@ def estimate(source: Path, seen: Scan, each: Callable[[], None] = nothing) -> Es
         steps.append(stated.TemporalAverage(kind="temporal_average", window=found.window))
     if found.blur:
         steps.append(_named(found.blur))
+    if found.kernel is not None:
+        rows = [[round(weight, 6) for weight in row] for row in found.kernel.tolist()]
+        steps.append(stated.KernelBlur(kind="kernel_blur", kernel=rows))
     return Estimate(steps, round(found.confidence, 3))
 
 

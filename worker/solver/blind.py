@@ -1,7 +1,8 @@
 """What happened to a clip, from the clip itself: the blur of its frames, and how many frames each is the mean of.
 
 blind_space.py scores blurs by how white the residual of each is, blind_time.py windows. Here both are turned into
-probabilities, and what is not probable enough is refused: a wrong blur undone is worse than none undone.
+probabilities, and what is not probable enough is refused: a wrong blur undone is worse than none undone. Where no shape
+explains the clip well, blind_kernel.py finds a kernel, which has to explain it clearly better.
 """
 
 import math
@@ -10,8 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from worker.solver.blind_space import Fit, Shape, Spectrum, binned, fit, transfers, windowed_spectra
+from worker.solver.blind_kernel import alternate, similarity, split, total_variation, transfer_of
+from worker.solver.blind_space import Fit, Shape, Spectrum, binned, fit, free_transfer, transfers, windowed_spectra
 from worker.solver.blind_time import BANDS, WINDOWS, window_costs
+from worker.solver.kernels import disc_kernel, gaussian_kernel, motion_kernel
 
 LEAST_CONFIDENCE = 0.75
 WORST_MISFIT = 5.0
@@ -23,7 +26,17 @@ LENGTHS = (3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 16, 18, 20, 22, 25)
 MOVED = [Shape("motion", length, 7.5 * n) for length in LENGTHS for n in range(24)]
 LARGEST = {"gaussian": 8.0, "disc": 8.0, "motion": 25.0}
 ALIKE_SIZE, ALIKE_ANGLE = (0.25, 0.15), 10.0  # pixels, share of the size; degrees
-TRIED = "Gaussians up to sigma 8, discs up to radius 8, movements up to 25 pixels, means of up to 16 frames"
+TRIED = (
+    "Gaussians up to sigma 8, discs up to radius 8, movements up to 25 pixels, kernels up to 19 x 19, "
+    "means of up to 16 frames"
+)
+WELL = 1.5  # misfit of a shape up to which no kernel is sought
+CLEARLY = 0.6  # of the cost of the best shape, what a kernel may have at most
+WORST_KERNEL = 2.0  # misfit; kernels that are wrong reach it by fitting whatever is in the picture
+SAME = 0.84  # similarity of a kernel to the best shape from which it is that shape
+A_WEIGHT = 0.3  # cost of each weight of a kernel: half the logarithm of some 500 bins, counted TOGETHER
+MOST_ECHOES = 1.005  # of those that a kernel of the same spectrum and another phase leaves
+SLIGHT = 0.7  # sigma from which turns begin
 MEND = "State what happened as task or degradation instead."
 FEW = 3  # frames of a window that is not worth a guess: left alone, such a mean costs next to nothing
 
@@ -38,13 +51,24 @@ class NotIdentified(ValueError):
 
 @dataclass(frozen=True)
 class Identified:
-    """blur: None where frames are sharp. window: 1 where no mean shows; slow movement can hide one.
+    """blur: None where frames are sharp, or have a blur of no known shape: then `kernel`, (h, w) odd, sum 1, centred.
 
-    confidence: the probability of both, or of what is next to the same, among all that was tried.
+    window: 1 where no mean shows; slow movement can hide one. confidence: the probability of both, or of what is next
+    to the same, among all that was tried.
     """
 
     blur: Shape | None
     window: int
+    confidence: float
+    kernel: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class _Free:
+    """A kernel that explains the clip clearly better than the best shape, and how sure that is."""
+
+    kernel: Tensor
+    noise: Tensor
     confidence: float
 
 
@@ -61,7 +85,10 @@ def identify(frames: Tensor) -> Identified:
     spectrum = binned(spectra.abs().square().mean(0))
     found = fit(spectrum, ROUND + MOVED, transfers(ROUND + MOVED, spectrum))
     best = int(found.cost.argmin())
-    window, sure_of_window = _window(spectra, _noise(spectrum, found.noise[best]))
+    free = _free(frames, found, spectrum) if float(found.misfit[best]) > WELL and len(frames) > 1 else None
+    window, sure_of_window = _window(spectra, _noise(spectrum, free.noise if free else found.noise[best]))
+    if free and sure_of_window * free.confidence >= LEAST_CONFIDENCE:
+        return Identified(None, window, min(1.0, sure_of_window * free.confidence), free.kernel)
     blur, sure_of_blur = _blur(found, spectrum)
     confidence = min(1.0, sure_of_window * sure_of_blur)  # sums of float32 may pass it by 1e-9
     if blur is None and window == 1:
@@ -74,6 +101,42 @@ def identify(frames: Tensor) -> Identified:
     if blur is not None and blur.size >= LARGEST[blur.kind]:
         raise NotIdentified("the blur is wider than those tried", confidence)
     return Identified(blur, window, confidence)
+
+
+def _free(frames: Tensor, found: Fit, spectrum: Spectrum) -> _Free | None:
+    """Turns of kernel and picture from next to no blur and from the best shape; None where neither is clearly better.
+
+    Whiter is not enough: the edges of frames that were not learned from have to say that its phase is right, too.
+    """
+    learned, judged = split(frames)
+    best = int(found.cost.argmin())
+    begun = [gaussian_kernel(SLIGHT, SLIGHT)]
+    if found.shapes[best].size > 1:
+        begun.append(drawn(found.shapes[best]))
+    kernels = [alternate(learned, start) for start in begun]
+    powers = [transfer_of(kernel, *frames.shape[-2:]).abs().square() for kernel in kernels]
+    fits = [fit(spectrum, [], free_transfer(power, spectrum)) for power in powers]
+    kernel, fitted = min(zip(kernels, fits, strict=True), key=lambda pair: float(pair[1].cost))
+    cost, least = float(fitted.cost), float(found.cost[best])
+    if float(found.misfit[best]) <= WORST_MISFIT and len(begun) > 1 and similarity(kernel, begun[1]) > SAME:
+        return None  # turns have found the shape again, and less exactly
+    echoes = total_variation(judged, kernel)
+    wrong_way = min(total_variation(judged, kernel, phase=False), total_variation(judged, kernel.flip(0, 1)))
+    if cost > CLEARLY * least or float(fitted.misfit) > WORST_KERNEL or echoes > MOST_ECHOES * wrong_way:
+        return None
+    penalty = A_WEIGHT * int((kernel > 0).sum())
+    return _Free(kernel, fitted.noise[0], 1 / (1 + math.exp(min(50.0, cost + penalty - least))))
+
+
+def drawn(shape: Shape) -> Tensor:
+    """The kernel of a blur, (h, w) odd; size > 0."""
+    match shape.kind:
+        case "gaussian":
+            return gaussian_kernel(shape.size, shape.size)
+        case "disc":
+            return disc_kernel(shape.size)
+        case "motion":
+            return motion_kernel(shape.size, shape.angle)
 
 
 def _blur(found: Fit, spectrum: Spectrum) -> tuple[Shape | None, float]:

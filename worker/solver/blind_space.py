@@ -59,6 +59,7 @@ class Spectrum:
 class Fit:
     """How well each candidate explains a spectrum. cost: (candidates,), negative logarithm of its probability.
 
+    shapes: none where the candidate is a free kernel.
     misfit: mean squared deviation of log(P / S) in units of what is expected; 1 is as good as sharp clips are.
     noise: (candidates, 2), log N and b.
     """
@@ -106,6 +107,13 @@ def transfers(shapes: list[Shape], spectrum: Spectrum) -> Tensor:
     return torch.stack([_transfer(shape, spectrum) for shape in shapes])
 
 
+def free_transfer(power: Tensor, spectrum: Spectrum) -> Tensor:
+    """(1, bins): as `transfers`, of a kernel whose |K|^2 is `power`, (H, W // 2 + 1)."""
+    height, width = power.shape[0], 2 * (power.shape[1] - 1)
+    cells = power[(spectrum.fy * height).round().long(), (spectrum.fx * width).round().long()]
+    return (_per_bin(cells[None], spectrum.place, spectrum.cells) + LEAK).log()
+
+
 def _transfer(shape: Shape, spectrum: Spectrum) -> Tensor:
     fy, fx = spectrum.fy, spectrum.fx
     match shape.kind:
@@ -123,7 +131,8 @@ def _transfer(shape: Shape, spectrum: Spectrum) -> Tensor:
 def fit(spectrum: Spectrum, shapes: list[Shape], transfer: Tensor, iterations: int = 25) -> Fit:
     """Levenberg and Marquardt's method on all candidates at once; deviations beyond OUTLIER count linearly (Huber).
 
-    transfer: from `transfers`. The unknowns of each candidate are log A, gamma, the offsets of the sectors, log N, b.
+    transfer: from `transfers` or `free_transfer`. The unknowns of each candidate are log A, gamma, the offsets of the
+    sectors, log N, b.
     """
     log_power, f = spectrum.log_power, spectrum.f
     weight = 1 / (TOGETHER * (DEVIATION**2 + 1.6 / spectrum.cells))
@@ -142,8 +151,8 @@ def fit(spectrum: Spectrum, shapes: list[Shape], transfer: Tensor, iterations: i
         loss = torch.where(z < OUTLIER, z.square() / 2, OUTLIER * z - OUTLIER**2 / 2).sum(1)
         return loss + ((p - expected) / spread).square().sum(1) / 2, error, pull, (of_signal - both).exp()
 
-    p = expected.repeat(len(shapes), 1)
-    damping = torch.full((len(shapes),), 1e-2)
+    p = expected.repeat(len(transfer), 1)
+    damping = torch.full((len(transfer),), 1e-2)
     cost, error, pull, share = evaluate(p)
     for _ in range(iterations):
         slope = torch.cat([share[..., None] * signal, (1 - share)[..., None] * noise], 2)

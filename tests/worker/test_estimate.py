@@ -1,0 +1,28 @@
+"""What a file says about what happened to it, in the words a client would have used."""
+
+import math
+from pathlib import Path
+
+from app.degradations import KernelBlur
+from worker.demo import SAMPLE
+from worker.encode import write_clip
+from worker.estimate import estimate
+from worker.scenes import scan
+from worker.solver.kernels import gaussian_kernel
+from worker.solver.spatial import Convolution
+from worker.video import read_clip
+
+
+def test_a_blur_of_no_known_shape_is_told_as_a_kernel(tmp_path: Path) -> None:
+    """A still, so that the window is of no matter."""
+    clip, blurred = read_clip(SAMPLE, 1), tmp_path / "blurred.mp4"
+    truth = clip.frames.float().expand(4, -1, -1, -1)
+    y = Convolution(gaussian_kernel(1.5, 3.5, 30)).A(truth)
+    write_clip(blurred, y, clip, pts=read_clip(SAMPLE, 4).pts, crf=6)
+    found = estimate(blurred, scan(blurred))
+    (step,) = found.degradation
+    assert isinstance(step, KernelBlur) and step.kernel is not None
+    weights = [weight for row in step.kernel for weight in row]
+    assert min(weights) >= 0
+    assert abs(math.fsum(weights) - 1) < 2e-4
+    assert 0.75 <= found.confidence <= 1
