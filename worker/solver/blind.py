@@ -36,6 +36,9 @@ WORST_KERNEL = 2.0  # misfit; kernels that are wrong reach it by fitting whateve
 SAME = 0.84  # similarity of a kernel to the best shape from which it is that shape
 A_WEIGHT = 0.3  # cost of each weight of a kernel: half the logarithm of some 500 bins, counted TOGETHER
 MOST_ECHOES = 1.005  # of those that a kernel of the same spectrum and another phase leaves
+ITS_REVERSE = 0.88  # similarity of a kernel turned by 180 degrees from which there is no right way round
+FEWER_ECHOES = 0.99  # of those of the kernel turned about, what any other may leave
+FULL = 0.4  # share of the support that a kernel may fill; more has been taken from the picture
 SLIGHT = 0.7  # sigma from which turns begin
 MEND = "State what happened as task or degradation instead."
 FEW = 3  # frames of a window that is not worth a guess: left alone, such a mean costs next to nothing
@@ -121,11 +124,13 @@ def _free(frames: Tensor, found: Fit, spectrum: Spectrum) -> _Free | None:
     if float(found.misfit[best]) <= WORST_MISFIT and len(begun) > 1 and similarity(kernel, begun[1]) > SAME:
         return None  # turns have found the shape again, and less exactly
     echoes = total_variation(judged, kernel)
-    wrong_way = min(total_variation(judged, kernel, phase=False), total_variation(judged, kernel.flip(0, 1)))
-    if cost > CLEARLY * least or float(fitted.misfit) > WORST_KERNEL or echoes > MOST_ECHOES * wrong_way:
+    turned = total_variation(judged, kernel.flip(0, 1))
+    told = similarity(kernel, kernel.flip(0, 1)) > ITS_REVERSE or echoes <= FEWER_ECHOES * turned
+    phase = told and echoes <= MOST_ECHOES * min(turned, total_variation(judged, kernel, phase=False))
+    count = int((kernel > 0).sum())
+    if not phase or count > FULL * kernel.numel() or cost > CLEARLY * least or float(fitted.misfit) > WORST_KERNEL:
         return None
-    penalty = A_WEIGHT * int((kernel > 0).sum())
-    return _Free(kernel, fitted.noise[0], 1 / (1 + math.exp(min(50.0, cost + penalty - least))))
+    return _Free(kernel, fitted.noise[0], 1 / (1 + math.exp(min(50.0, cost + A_WEIGHT * count - least))))
 
 
 def drawn(shape: Shape) -> Tensor:

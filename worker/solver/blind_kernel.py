@@ -109,7 +109,7 @@ def _kernel_step(edges: Tensor, patches: Patches) -> Tensor:
 
 
 def centred(weights: Tensor) -> Tensor:
-    """Without specks and what is negative, of sum 1, the centre of mass on the middle pixel; a point if none is left."""
+    """Without specks and what is negative, of sum 1, its centre of mass in the middle; a point if none is left."""
     kernel = weights.clamp_min(0)
     kernel = torch.where(kernel < SPECK * kernel.max(), torch.zeros_like(kernel), kernel)
     total = float(kernel.sum())
