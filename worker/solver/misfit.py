@@ -13,7 +13,6 @@ energy of the clip. What does not move says nothing, as the mean of a still pict
 out.
 """
 
-from collections.abc import Iterable
 from itertools import pairwise
 from math import ceil
 
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from worker.solver.closed_form import dct_matrix
 
-LEAST_GAIN = 0.5  # nats a coefficient and frame; right statements stay under 0.1 (docs/decisions.md)
+LEAST_GAIN = 0.2  # nats a coefficient and frame; right statements stay under 0.1 (docs/decisions.md)
 LARGEST_WINDOW = 32  # frames; the search grows with its fourth power
 LEAST_BLOCK = 32  # measured frames that are looked at together
 OCTAVES = (1, 2, 4, 8, 16, 32, 64)  # half cycles along the longer side
@@ -86,7 +85,8 @@ def _search(octaves: list[Octave], mix: Tensor, own: list[int], sigma: float) ->
         tries = sorted({new for run in runs for new in (dropped | run, dropped - run)} - {dropped}, key=sorted)
         worth = evidence(tries) - price * torch.tensor([len(new) for new in tries])
         if worth.max() <= best:
-            return sorted(_without_gaps(dropped, frames))
+            ends = [end for end, at in ((-1, own[0] == 0), (frames, own[-1] == mix.shape[1] - 1)) if at]
+            return sorted(_without_gaps(dropped, frames, ends))
         dropped, best = tries[int(worth.argmax())], worth.max()
 
 
@@ -142,14 +142,18 @@ def _strength(octaves: list[Octave], mix: Tensor, own: list[int]) -> Tensor:
     return (smooth / smooth.mean()).sqrt()
 
 
-def _without_gaps(dropped: Iterable[int], frames: int) -> set[int]:
-    """Up to two frames between longer runs of dropped ones, or between one and an end, are dropped too."""
-    kept = [n in set(dropped) for n in range(frames)]
+def _without_gaps(dropped: frozenset[int], frames: int, ends: list[int]) -> set[int]:
+    """Up to two frames between longer runs of dropped ones, or between one and an end of the clip, are dropped too.
+
+    At its ends, the same frame is averaged with itself, so that little tells the two readings apart. ends: which of -1
+    and `frames` are beyond the clip.
+    """
+    beyond = {end + step for end in ends for step in range(-3, 4) if not 0 <= end + step < frames}
+    there = dropped | beyond
     filled = set(dropped)
     for gap in (1, 2):
         for start in range(frames - gap + 1):
-            before, after = kept[max(0, start - gap - 1) : start], kept[start + gap : start + 2 * gap + 1]
-            sides = [side for side in (before, after) if side]
-            if all(all(side) and len(side) > gap for side in sides):
+            sides = [*range(start - gap - 1, start), *range(start + gap, start + 2 * gap + 1)]
+            if there.issuperset(sides) and not dropped.isdisjoint(sides):
                 filled |= set(range(start, start + gap))
     return filled
