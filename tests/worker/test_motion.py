@@ -82,9 +82,10 @@ def test_where_the_statement_is_right_nothing_is_dropped(speed: int) -> None:
     assert found(rounded(blur.A(average.A(pan(speed))))) == []
 
 
+@pytest.mark.parametrize("speed", [0, 4])
 @pytest.mark.parametrize("change", ["flash", "cut"])
-def test_a_flash_or_a_cut_that_was_averaged_with_the_rest_is_no_misfit(change: str) -> None:
-    x = pan(4)
+def test_a_flash_or_a_cut_that_was_averaged_with_the_rest_is_no_misfit(change: str, speed: int) -> None:
+    x = pan(speed)
     x[12:] = x[12:].flip(3) if change == "cut" else x[12:]
     x[12] = (1.5 * x[12]).clamp(0, 1)
     assert found(rounded(blur.A(average.A(x)))) == []

@@ -14,14 +14,13 @@ out.
 """
 
 from itertools import pairwise
-from math import ceil
 
 import torch
 from torch import Tensor
 
 from worker.solver.closed_form import dct_matrix
 
-LEAST_GAIN = 0.2  # nats a coefficient and frame; right statements stay under 0.1 (docs/decisions.md)
+LEAST_GAIN = 0.5  # nats a coefficient and frame; right statements stay under it (docs/decisions.md)
 LARGEST_WINDOW = 32  # frames; the search grows with its fourth power
 LEAST_BLOCK = 32  # measured frames that are looked at together
 OCTAVES = (1, 2, 4, 8, 16, 32, 64)  # half cycles along the longer side
@@ -43,7 +42,7 @@ def misfits(y: Tensor, mix: Tensor, own: list[int], sigma: float) -> list[int]:
     window = int((mix != 0).sum(1).max())
     if not 1 < window <= LARGEST_WINDOW:
         return []
-    count = ceil(len(y) / max(LEAST_BLOCK, 2 * window))
+    count = max(1, len(y) // max(LEAST_BLOCK, 2 * window))
     edges = [round(n * len(y) / count) for n in range(count + 1)]
     found: list[int] = []
     for start, stop in pairwise(edges):
