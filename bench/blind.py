@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from cases import SIZE, scaled, size_of, through_h264
+from cases import SIZE, middle, scaled, size_of, through_h264
 from torch import Tensor
 
 from worker.estimate import BRIGHTNESS, SIDE
@@ -71,10 +71,7 @@ def main() -> None:
     with TemporaryDirectory() as directory:
         for path in args.clips:
             clip = read_clip(path, args.frames)
-            truth = scaled(clip, args.frames, args.size)
-            height, width = (min(SIDE, size) // 2 * 2 for size in truth.shape[-2:])
-            top, left = (truth.shape[-2] - height) // 2, (truth.shape[-1] - width) // 2
-            truth = truth[..., top : top + height, left : left + width]
+            truth = middle(scaled(clip, args.frames, args.size), SIDE)
             for name, operators in BLURS.items():
                 cells = []
                 for window in WINDOWS:

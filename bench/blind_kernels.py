@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 import torch
 import torch.nn.functional as F
 from blind import FILES, named, sent
-from cases import SIZE, scaled, size_of
+from cases import SIZE, middle, scaled, size_of
 from torch import Tensor
 
 from worker.estimate import BRIGHTNESS, SIDE
@@ -128,10 +128,7 @@ def main() -> None:
     with TemporaryDirectory() as directory:
         for path in args.clips:
             clip = read_clip(path, args.frames)
-            truth = scaled(clip, args.frames, args.size)
-            height, width = (min(SIDE, size) // 2 * 2 for size in truth.shape[-2:])
-            top, left = (truth.shape[-2] - height) // 2, (truth.shape[-1] - width) // 2
-            truth = truth[..., top : top + height, left : left + width]
+            truth = middle(scaled(clip, args.frames, args.size), SIDE)
             for name, kernel in KERNELS.items():
                 blurred = Convolution(kernel).A(truth)
                 for file in FILES:

@@ -58,6 +58,13 @@ def scaled(clip: Clip, frames: int, size: Size) -> Tensor:
     return x[..., top : top + height, left : left + width].clamp(0, 1)
 
 
+def middle(x: Tensor, side: int) -> Tensor:
+    """At most `side` pixels each way out of the middle of frames, even numbers of them."""
+    height, width = (min(side, size) // 2 * 2 for size in x.shape[-2:])
+    top, left = (x.shape[-2] - height) // 2, (x.shape[-1] - width) // 2
+    return x[..., top : top + height, left : left + width]
+
+
 def through_h264(x: Tensor, like: Clip, crf: int, scratch: Path, full_chroma: bool = False) -> Tensor:
     """What is left of a clip after 8-bit H.264."""
     path = scratch / "clip.mp4"
