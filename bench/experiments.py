@@ -50,7 +50,9 @@ def variants(which: str, prior: DiffusersPrior, problem: Problem, settings: Solv
         case "cg":
             for iterations in (1, 5, 10):
                 yield f"CG {iterations}", problem, iterated(problem, iterations)
-            yield "exact", problem, None
+            if problem.gram is not None:
+                yield "exact", replace(problem, gram=problem.gram.remembering([0])), None
+                yield "exact, with memory", problem, None
             if not any(isinstance(operator, Mask) for operator in problem.operator.operators):
                 stand_in = published_operators(problem.operator.operators)
                 yield "published CG 10", problem, published_data_step(stand_in, problem.y, 10)

@@ -46,7 +46,6 @@ from app.degradations import Task
 from app.restoration import SolverSettings
 from worker.measures import psnr, sharpness, ssim, warp_errors
 from worker.solve import Problem, solve
-from worker.solver.closed_form import closed_form
 from worker.solver.data_step import data_step
 from worker.solver.prior import DiffusersPrior, load_prior
 from worker.video import Clip, read_clip
@@ -58,8 +57,7 @@ PLUS = ("deblur_plus", "super_resolution_x4_plus", "inpaint_plus")  # what the e
 def data_alone(problem: Problem) -> Tensor:
     """The data step from the lifted measurement, with the trust of the solver's last step; in [0, 1]."""
     rho = (2 * problem.noise.sigma / problem.tuning.floor) ** 2
-    gram = closed_form(problem.operator, problem.y)
-    return (data_step(problem.operator, gram, problem.lifted, problem.y, rho).clamp(-1, 1) + 1) / 2
+    return (data_step(problem.operator, problem.gram, problem.lifted, problem.y, rho).clamp(-1, 1) + 1) / 2
 
 
 def best_data_alone(case: Case, problem: Problem) -> Tensor:

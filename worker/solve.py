@@ -13,6 +13,7 @@ from app.restoration import SolverSettings
 from worker.solver.closed_form import Gram, closed_form
 from worker.solver.data_step import Proximal, Trust
 from worker.solver.kernels import disc_kernel, gaussian_kernel, motion_kernel
+from worker.solver.memory import likely_memories
 from worker.solver.noise import Noise, find_noise
 from worker.solver.operators import Chain, Mask, Operator
 from worker.solver.prior import DiffusersPrior
@@ -69,11 +70,13 @@ class Problem:
         if not isinstance(data_step, Proximal):
             return chosen | {"cg_iterations": PUBLISHED_ITERATIONS}
         trust = {name: getattr(self.tuning, name) for name in ("floor", "slope", "chroma")}
-        return chosen | trust | {"rho": data_step.rho}
+        memories = [octave.memory for octave in self.gram.octaves] if self.gram is not None else []
+        return chosen | trust | {"memories": memories, "rho": data_step.rho}
 
     def degraded_by(self, operator: Chain) -> "Problem":
         """The same measurement by other operators, that give frames of the same size and number."""
-        return replace(self, operator=operator, gram=closed_form(operator, self.y), lifted=operator.lift(self.y))
+        gram = _remembering(closed_form(operator, self.y), operator, self.y, self.noise)
+        return replace(self, operator=operator, gram=gram, lifted=operator.lift(self.y))
 
     def residuals(self, x: Tensor) -> list[float]:
         """RMS of y - A x for each measured frame, in pixels of [0, 1]."""
@@ -118,6 +121,13 @@ def _operator(degradation: Degradation, beside: Beside, device: torch.device) ->
             return Mask(beside.mask.to(device))
 
 
+def _remembering(gram: Gram | None, operator: Chain, y: Tensor, noise: Noise) -> Gram | None:
+    """The gram for errors that last as long as those of lift(y) do, where frames were mixed."""
+    if gram is None or gram.mix is None:
+        return gram
+    return gram.remembering(likely_memories(gram, operator, y, 2 * noise.sigma))
+
+
 @dataclass(frozen=True)
 class Setup:
     """How all parts of a clip are to be solved.
@@ -150,6 +160,7 @@ class Setup:
         if known is not None:
             y = y * known  # whatever the file holds where pixels are lost, it is no measurement
         lifted = operator.lift(y)
+        gram = _remembering(gram, operator, y, noise)
         tiling = Tiling.within(self.tile_pixels, lifted.shape[-2], lifted.shape[-1], self.multiple)
         return Problem(operator, gram, y, lifted, noise, self.sampling, self.tuning, tiling, self.published)
 

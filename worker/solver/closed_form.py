@@ -1,6 +1,8 @@
-"""Inverting A A^T + rho I without iterations, wherever A = M (x) B, M mixing frames and B acting on each frame alike.
+"""Inverting A K A^T + rho I without iterations, wherever A = M (x) B, M mixing frames and B acting on each frame alike.
 
-- M = U S V^T by a singular value decomposition of a matrix the size of the clip's length.
+K is how errors of different frames go together: c^|i - j|, with a memory c for each octave of spatial frequency, or I.
+
+- M K M^T = U S U^T by an eigendecomposition of a matrix the size of the clip's length.
 - B of mirror-symmetric blurs and mean-pools: B B^T is diagonal under the DCT-II, as mirrored edges stay mirrored.
 - B of any operators that act on rows and columns apart, B = R (x) C: B B^T = (R R^T) (x) (C C^T), each of which has an
   eigendecomposition the size of a line.
@@ -9,7 +11,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -19,48 +21,100 @@ from worker.solver.operators import Chain, Mask, Operator
 from worker.solver.spatial import Convolution, Downsample, GaussianBlur
 from worker.solver.temporal import Temporal, mix_frames
 
+OCTAVES = (0.02, 0.04, 0.08, 0.16, 0.32, 0.5)  # up to these cycles a measured pixel
+
+Rectangles = tuple[tuple[slice, slice], ...]
 Rho = float | Tensor  # one for all, or one for each channel, (C, 1, 1)
+WHOLE: Rectangles = ((slice(None), slice(None)),)
+
+
+@dataclass(frozen=True)
+class Octave:
+    """A part of the spectrum whose errors have one memory over time: M K M^T = U diag(weights) U^T.
+
+    memory: c. where: rectangles of the spectrum. frames: U (T', T'). weights: (T',). back: K M^T U (T, T').
+    """
+
+    memory: float
+    where: Rectangles
+    frames: Tensor
+    weights: Tensor
+    back: Tensor
 
 
 @dataclass(frozen=True)
 class Gram:
-    """A A^T = (U S^2 U^T) (x) (Q diag(spectrum) Q^T), to be inverted by rotating, dividing, rotating back.
+    """A K A^T = (M K M^T) (x) (Q diag(spectrum) Q^T), to be inverted by rotating, dividing, rotating back.
 
-    frames: U (T', T'). weights: S^2 (T',). spectrum: (T' or 1, 1, H', W'). rows, columns: (H', H') and (W', W'), whose
-    Kronecker product is Q^T; None: the identity.
+    spatial: B. spectrum: (T' or 1, 1, H', W'), the eigenvalues of B B^T. rows, columns: (H', H') and (W', W'), whose
+    Kronecker product is Q^T; None: the identity. mix: M (T', T) float64; None where frames are not mixed, and there are
+    no octaves then.
     """
 
-    frames: Tensor | None
-    weights: Tensor | None
+    spatial: Chain
     spectrum: Tensor
     rows: Tensor | None = None
     columns: Tensor | None = None
+    mix: Tensor | None = None
+    octaves: tuple[Octave, ...] = ()
+
+    def remembering(self, memories: Sequence[float]) -> "Gram":
+        """The same for errors of these memories c, 0 <= c < 1, one for each of `parts`, or one for all."""
+        if self.mix is None:
+            return self
+        parts = [WHOLE] if len(memories) == 1 else self.parts()
+        octaves = [_octave(c, where, self.mix, self.spectrum) for where, c in zip(parts, memories, strict=True)]
+        return replace(self, octaves=tuple(octaves))
+
+    def parts(self) -> list[Rectangles]:
+        """Octaves of the spectrum from the coarsest on, as rectangles; all of it where it does not go by frequency."""
+        if self.rows is None:
+            return [WHOLE]
+        height, width = self.spectrum.shape[-2:]
+        found: list[Rectangles] = []
+        top = left = 0
+        for edge in OCTAVES:
+            bottom, right = (math.ceil(2 * size * edge) for size in (height, width))
+            found.append(((slice(top, bottom), slice(0, right)), (slice(0, top), slice(left, right))))
+            top, left = bottom, right
+        return found
 
     def eigenvalues(self, n: int) -> Tensor:
         """(1, H', W'): those of the n-th of the rotated frames."""
         values: Tensor = self.spectrum[n % len(self.spectrum)]
-        return values if self.weights is None else self.weights[n] * values
+        if self.octaves:
+            values = values.clone()
+            for octave in self.octaves:
+                for rows, columns in octave.where:
+                    values[:, rows, columns] *= octave.weights[n]
+        return values
 
     def rotate(self, y: Tensor) -> Tensor:
-        """(T', C, H', W') -> the same in the coordinates where A A^T is diagonal, which keep white noise white."""
-        u = y.clone() if self.frames is None else mix_frames(self.frames.T, y)
+        """(T', C, H', W') -> the same in the coordinates where A K A^T is diagonal, which keep white noise white."""
+        u = y.clone()
         if self.rows is not None and self.columns is not None:
             for n in range(len(u)):  # frame by frame: the transforms then need no second clip
                 u[n] = self.rows @ u[n] @ self.columns.T
+        for octave in self.octaves:
+            for rows, columns in octave.where:
+                u[..., rows, columns] = mix_frames(octave.frames.T, u[..., rows, columns])
         return u
 
-    def rotate_back(self, u: Tensor) -> Tensor:
-        """Undo `rotate`; u is overwritten."""
+    def correction(self, rotated: Tensor, rho: Rho) -> Tensor:
+        """K A^T (A K A^T + rho I)^-1 of what was rotated, (T, C, H, W); `rotated` is overwritten."""
+        for n in range(len(rotated)):
+            rotated[n] /= self.eigenvalues(n) + rho
+        u = rotated
+        if self.mix is not None:
+            frames = self.mix.shape[1]
+            u = rotated if frames == len(rotated) else rotated.new_empty(frames, *rotated.shape[1:])
+            for octave in self.octaves:
+                for rows, columns in octave.where:
+                    u[..., rows, columns] = mix_frames(octave.back, rotated[..., rows, columns])
         if self.rows is not None and self.columns is not None:
             for n in range(len(u)):
                 u[n] = self.rows.T @ u[n] @ self.columns
-        return u if self.frames is None else mix_frames(self.frames, u)
-
-    def solve(self, rotated: Tensor, rho: Rho) -> Tensor:
-        """(A A^T + rho I)^-1 of what was rotated, rotated back; `rotated` is overwritten."""
-        for n in range(len(rotated)):
-            rotated[n] /= self.eigenvalues(n) + rho
-        return self.rotate_back(rotated)
+        return self.spatial.A_adjoint(u)
 
 
 def closed_form(operators: Chain, measured: Tensor) -> Gram | None:
@@ -71,21 +125,26 @@ def closed_form(operators: Chain, measured: Tensor) -> Gram | None:
     if masks and (len(spatial) > 1 or (temporal and masks[0].known.shape[0] > 1)):
         return None
 
-    frames = weights = None
-    if temporal:
-        mix = _frame_mix(temporal, operators.clip_shape(_shape(measured))[0])
-        left, singular, _ = torch.linalg.svd(mix, full_matrices=True)
-        # Fewer frames may be measured than there are, so there are as many singular values as measured frames.
-        frames, weights = left.to(measured), singular.square().to(measured)
+    mix = _frame_mix(temporal, operators.clip_shape(_shape(measured))[0]) if temporal else None
+    rows = columns = None
     if masks:
-        return Gram(frames, weights, masks[0].known.to(measured))
-    if all(_keeps_mirrors(o) for o in spatial):
+        spectrum = masks[0].known.to(measured)
+    elif all(_keeps_mirrors(o) for o in spatial):
         rows, columns = (dct_matrix(n, measured.dtype, measured.device) for n in measured.shape[-2:])
-        return Gram(frames, weights, _dct_spectrum(Chain(spatial), measured), rows, columns)
-    if all(isinstance(o, Downsample | GaussianBlur) for o in spatial):
+        spectrum = _dct_spectrum(Chain(spatial), measured)
+    elif all(isinstance(o, Downsample | GaussianBlur) for o in spatial):
         (down, rows), (across, columns) = (_line_spectrum(spatial, n, measured) for n in measured.shape[-2:])
-        return Gram(frames, weights, (down[:, None] * across)[None, None], rows, columns)
-    return None
+        spectrum = (down[:, None] * across)[None, None]
+    else:
+        return None
+    return Gram(Chain(spatial), spectrum, rows, columns, mix).remembering([0])
+
+
+def _octave(memory: float, where: Rectangles, mix: Tensor, like: Tensor) -> Octave:
+    lags = (torch.arange(mix.shape[1])[:, None] - torch.arange(mix.shape[1])).abs().double()
+    back = torch.pow(memory, lags) @ mix.T  # 0^0 = 1: no memory is the identity
+    weights, frames = torch.linalg.eigh(mix @ back)
+    return Octave(memory, where, *(part.to(like) for part in (frames, weights.clamp_min(0), back @ frames)))
 
 
 def _shape(x: Tensor) -> tuple[int, int, int, int]:
@@ -133,7 +192,8 @@ def _line_spectrum(spatial: Sequence[Operator], size: int, like: Tensor) -> tupl
         assert isinstance(operator, Downsample | GaussianBlur)
         line = operator.matrix(line.shape[0], like64) @ line
     values, vectors = torch.linalg.eigh(line @ line.T)
-    return values.clamp_min(0).to(like), vectors.T.contiguous().to(like)
+    # What a blur keeps best is coarsest: turned round, these go by frequency, as those of the DCT do.
+    return values.clamp_min(0).flip(0).to(like), vectors.T.flip(0).contiguous().to(like)
 
 
 @lru_cache(maxsize=8)

@@ -1,18 +1,20 @@
 """The data-consistency step: the clip nearest to x0 that explains the measurement as well as its noise allows.
 
-    prox(x0) = argmin_x ||y - A x||^2 + rho ||x - x0||^2
-             = x0 + A^T (A A^T + rho I)^-1 (y - A x0),      rho = sigma_y^2 / r^2
+    prox(x0) = argmin_x ||y - A x||^2 + rho (x - x0)^T K^-1 (x - x0)
+             = x0 + K A^T (A K A^T + rho I)^-1 (y - A x0),      rho = sigma_y^2 / r^2
 
-with sigma_y the noise of the measurement and r how far x0 is off. The published solver leaves rho out and stops
-conjugate gradients early; on 8-bit video that diverges (docs/algorithm.md).
+with sigma_y the noise of the measurement and r how far x0 is off, by errors that go together from frame to frame as K
+says: I where frames are on their own, and where they were mixed as memory.py finds. The published solver leaves rho out
+and stops conjugate gradients early; on 8-bit video that diverges (docs/algorithm.md).
 
-What x0 fails to explain tells how far it is off: y - A x0 is likeliest under N(0, r^2 A A^T + sigma_y^2 I) for one r.
+What x0 fails to explain tells how far it is off: y - A x0 is likeliest under N(0, r^2 A K A^T + sigma_y^2 I) for one r.
 Where that is less than the settings of a task allow, r is taken half way between (docs/decisions.md).
 
 Brightness and colour may have a rho each. H.264 keeps colour at half the resolution, while colour of photographs has
 little detail to lose, so that there the prior's word counts for more.
 
-A A^T is inverted in closed form wherever its structure allows (closed_form.py); all else goes to conjugate gradients.
+A K A^T is inverted in closed form wherever A's structure allows (closed_form.py); all else goes to conjugate gradients,
+with K = I.
 """
 
 import math
@@ -36,13 +38,14 @@ LEAST_ERROR = 1e-4  # of pixels in [-1, 1]
 
 
 def data_step(operator: Operator, gram: Gram | None, x0: Tensor, y: Tensor, rho: Rho) -> Tensor:
-    """argmin_x ||y - A x||^2 + rho ||x - x0||^2 over the whole clip.
+    """argmin_x ||y - A x||^2 + rho (x - x0)^T K^-1 (x - x0) over the whole clip.
 
-    x0: (T, C, H, W). y: (T', C, H', W'). rho: > 0. gram: from `closed_form`; None runs conjugate gradients.
+    x0: (T, C, H, W). y: (T', C, H', W'). rho: > 0. gram: from `closed_form`, knows K; None
+    runs conjugate gradients with K = I.
     """
     residual = y - operator.A(x0)
     if gram is not None:
-        return x0 + operator.A_adjoint(gram.solve(gram.rotate(residual), rho))
+        return x0 + gram.correction(gram.rotate(residual), rho)
     return x0 + conjugate_gradients(operator, operator.A_adjoint(residual), rho)
 
 
@@ -91,7 +94,7 @@ class Proximal:
             if self.trust.known:  # half way to what is likely, as x0 was fitted to y before and looks nearer than it is
                 error = math.sqrt(error * min(error, likely_error(self.gram, residual[:, :1], self.trust.noise)))
             rho = self._rho(error)
-            off = self.operator.A_adjoint(self.gram.solve(residual, rho * self._weights))
+            off = self.gram.correction(residual, rho * self._weights)
         return mix_channels(OPPONENT.T, x0 + off)
 
     def _rho(self, error: float) -> float:
@@ -100,7 +103,7 @@ class Proximal:
 
 
 def likely_error(gram: Gram, rotated: Tensor, noise: float) -> float:
-    """The r under which a residual is likeliest: the maximum of Whittle's likelihood of N(0, r^2 A A^T + noise^2 I).
+    """The r under which a residual is likeliest: the maximum of Whittle's likelihood of N(0, r^2 A K A^T + noise^2 I).
 
     rotated: y - A x0 in the gram's coordinates. Coefficients of about one eigenvalue are summed up first.
     """

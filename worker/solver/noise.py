@@ -89,7 +89,7 @@ def noise_in_the_dark(y: Tensor, gram: Gram) -> float | None:
     dark = (gram.spectrum[0, 0] < DARK) & (gram.spectrum[0, 0] > DARK / 1000)
     if gram.rows is None or len(y) * int(dark.sum()) < ENOUGH:
         return None
-    rotated = replace(gram, frames=None).rotate(y.mean(1, keepdim=True))
+    rotated = replace(gram, octaves=()).rotate(y.mean(1, keepdim=True))
     return max(ROUNDING, math.sqrt(3 * float(rotated[:, 0, dark].square().mean())))
 
 

@@ -117,7 +117,7 @@ Temporal = TemporalAverage | TemporalDownsample | FrameMix
 
 def mix_frames(matrix: Tensor, x: Tensor) -> Tensor:
     """Weighted sums of frames: matrix (T', T), x (T, ...) -> (T', ...)."""
-    return (matrix @ x.flatten(1)).reshape(-1, *x.shape[1:])
+    return (matrix @ x.flatten(1)).reshape(len(matrix), *x.shape[1:])
 
 
 @lru_cache(maxsize=32)

@@ -1,0 +1,129 @@
+"""The data step where frames were mixed: what an estimate is off by lasts, the longer the coarser."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from worker.demo import SAMPLE
+from worker.measures import psnr
+from worker.solver.closed_form import Gram, closed_form
+from worker.solver.data_step import data_step
+from worker.solver.memory import UNTOLD, likely_memories, memory_of
+from worker.solver.operators import Chain, Mask, Operator
+from worker.solver.spatial import Downsample, GaussianBlur
+from worker.solver.temporal import TemporalAverage, TemporalDownsample
+from worker.video import read_clip
+
+NOISE = 0.01
+MEMORIES = (0.9, 0.7, 0.5, 0.3, 0.1, 0.0)
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def lasting(memory: float, frames: int) -> Tensor:
+    lags = (torch.arange(frames)[:, None] - torch.arange(frames)).abs().double()
+    return torch.pow(memory, lags)
+
+
+def posed(operators: list[Operator], y: Tensor) -> Gram:
+    gram = closed_form(Chain(operators), y)
+    assert gram is not None
+    return gram
+
+
+@pytest.mark.parametrize("height, width", [(1, 1), (5, 3), (64, 96), (33, 200)])
+def test_the_octaves_are_every_frequency_once(height: int, width: int) -> None:
+    gram = posed([TemporalAverage(3)], torch.zeros(4, 1, height, width, dtype=torch.float64))
+    times = torch.zeros(height, width)
+    for part in gram.parts():
+        for rows, columns in part:
+            times[rows, columns] += 1
+    assert bool((times == 1).all())
+
+
+@pytest.mark.parametrize(
+    "operators",
+    [
+        [TemporalAverage(3), GaussianBlur(1.0)],
+        [TemporalDownsample(2), Downsample(2)],
+        [TemporalAverage(3, "valid"), GaussianBlur(0.7), Downsample(2, "bicubic")],
+    ],
+    ids=["blur", "pool", "bicubic"],
+)
+def test_the_correction_is_that_of_the_dense_equations(operators: list[Operator]) -> None:
+    """K A^T (A K A^T + rho I)^-1 r, where K goes by octaves of the frequencies that B keeps apart."""
+    rho, frames = 0.05, 6
+    spatial = Chain(operators[1:])
+    x = random(frames, 1, 8, 12)
+    residual = random(*Chain(operators).A(x).shape, seed=1)
+    gram = posed(operators, residual).remembering(MEMORIES)
+    mix = gram.mix
+    assert mix is not None and gram.rows is not None and gram.columns is not None
+
+    blur = dense_frame(spatial, x)
+    rotation = torch.kron(gram.rows, gram.columns)
+    gathered = torch.zeros(mix.shape[1] * blur.shape[1], residual.numel(), dtype=torch.float64)
+    for part, memory in zip(gram.parts(), MEMORIES, strict=True):
+        chosen = torch.zeros(gram.spectrum.shape[-2:], dtype=torch.bool)
+        for rows, columns in part:
+            chosen[rows, columns] = True
+        mine = rotation[chosen.flatten()]
+        gathered += torch.kron(lasting(memory, mix.shape[1]) @ mix.T, blur.T @ mine.T @ mine)
+    degraded = torch.kron(mix, blur) @ gathered
+    system = degraded + rho * torch.eye(len(degraded), dtype=torch.float64)
+    expected = gathered @ torch.linalg.solve(system, residual.flatten())
+
+    found = gram.correction(gram.rotate(residual), rho)
+    assert found.shape == x.shape
+    torch.testing.assert_close(found.flatten(), expected, rtol=1e-8, atol=1e-8)
+
+
+def dense_frame(spatial: Chain, x: Tensor) -> Tensor:
+    """B as a matrix, (H' W', H W)."""
+    columns = torch.eye(x[0].numel(), dtype=torch.float64).reshape(-1, *x.shape[1:])
+    return spatial.A(columns).flatten(1).T.contiguous()
+
+
+@pytest.mark.parametrize("window", [1, 3, 7])
+@pytest.mark.parametrize("memory", [0.0, 0.3, 0.6, 0.9])
+def test_what_lasts_is_told_from_what_does_not(window: int, memory: float) -> None:
+    frames = 25
+    mix = TemporalAverage(window).matrix(frames, torch.float64, torch.device("cpu"))
+    lasts = torch.linalg.cholesky(lasting(memory, frames)) @ random(frames, 2000)
+    series = mix @ lasts + NOISE * random(frames, 2000, seed=1)
+    assert memory_of(series, mix, NOISE) == pytest.approx(memory, abs=0.02)
+
+
+def test_series_that_tell_nothing_are_given_a_memory_between() -> None:
+    mix = TemporalAverage(3).matrix(25, torch.float64, torch.device("cpu"))
+    assert 0.3 < memory_of(torch.zeros(25, 0, dtype=torch.float64), mix, NOISE) < 0.7
+
+
+def test_under_a_mask_one_memory_is_taken_for_granted() -> None:
+    known = (torch.rand(1, 1, 32, 48, generator=torch.Generator().manual_seed(1)) > 0.5).double()
+    operators: list[Operator] = [TemporalAverage(3), Mask(known)]
+    y = random(5, 3, 32, 48)
+    assert likely_memories(posed(operators, y), Chain(operators), y, NOISE) == [UNTOLD]
+
+
+def test_nothing_is_remembered_where_no_frames_were_mixed() -> None:
+    y = random(5, 3, 32, 48)
+    gram = posed([GaussianBlur(2.0)], y)
+    assert gram.remembering(MEMORIES) is gram
+
+
+@pytest.mark.parametrize("operators", [[TemporalAverage(7), GaussianBlur(2.0)], [TemporalAverage(7)]], ids=len)
+def test_a_real_clip_comes_out_nearer_the_truth(operators: list[Operator]) -> None:
+    """In noise of half a percent of the range, each with the trust that suits it best."""
+    truth = 2 * read_clip(SAMPLE, 13).frames.double() - 1
+    chain, noise = Chain(operators), 0.01
+    y = chain.A(truth) + noise * random(*truth.shape)
+    gram, lifted = posed(operators, y), chain.lift(y)
+    remembering = gram.remembering(likely_memories(gram, chain, y, noise))
+    without, remembered = (
+        max(psnr(data_step(chain, one, lifted, y, (noise / r) ** 2), truth) for r in (0.05, 0.1, 0.2))
+        for one in (gram, remembering)
+    )
+    assert remembered > without + 0.1
