@@ -11,10 +11,10 @@ export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test demo serve check bench quality clean
+.PHONY: help setup test demo serve check bench bench-gpu quality clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
 
 setup: $(INSTALLED) ## install everything into .venv; does nothing when that is done already
 
@@ -44,6 +44,10 @@ check: setup ## lint, formatting, types and the rules of who may import whom
 
 bench: setup ## measure seconds per frame
 	$(BIN)/python bench/speed.py
+
+# With the PYTHON at hand and what lies beside it: a machine with a GPU may have no network.
+bench-gpu: ## the same for SDXL at its full size with random weights, on a GPU
+	PYTHONPATH=. $(PYTHON) bench/speed.py --model full-size --device cuda --dtype bfloat16 --size 768x1280 --frames 25
 
 CLIPS ?= app/static/sample.mp4
 quality: setup ## measure what comes back, on CLIPS, and draw docs/figures

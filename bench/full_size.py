@@ -17,7 +17,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from rich.console import Console
 from rich.table import Table
-from speed import STAGES, Clock
+from timing import STAGES, Clock
 from torch import Tensor, nn
 
 from app.degradations import Task, degradations_of

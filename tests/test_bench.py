@@ -1,5 +1,6 @@
 """The benches measure what they say."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,21 @@ def test_quality_runs_and_draws(tmp_path: Path) -> None:
     assert given < full < data + 1 < given + 5
     assert [row[2] for row in rows[1:]] == ["shared", "independent"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["noise.png", "spectrum_super_resolution_x4.png"]
+
+
+def test_speed_compares_like_with_like(tmp_path: Path) -> None:
+    """The published arrangement, and the same arithmetic in ours, give the same clip by other operations."""
+    report = tmp_path / "speed.json"
+    stated = ["--size", "48x64", "--frames", "2", "--rounds", "1", "--tasks", "deblur_plus", "--json", str(report)]
+    done = subprocess.run([sys.executable, "bench/speed.py", *stated], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(report.read_text())["deblur_plus, 2 frames"]
+    assert found["same"]["psnr_to_published"] > 60
+    assert found["published"]["tflop"]["all"] > 1.5 * found["same"]["tflop"]["all"] > 0
+    assert found["published"]["tflop"]["denoise"] == pytest.approx(2 * found["same"]["tflop"]["denoise"], rel=1e-3)
+    assert found["published"]["psnr"] < found["ours"]["psnr"]
+    for of in found.values():
+        assert of["seconds"]["all"] == pytest.approx(sum(of["seconds"][stage] for stage in of["seconds"]) / 2, rel=1e-6)
 
 
 def test_vmaf_falls_with_blur(clip: Tensor) -> None:

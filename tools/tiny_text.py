@@ -1,4 +1,4 @@
-"""The text side of the bundled checkpoint: small CLIP encoders and a byte tokenizer, so that prompts take SDXL's path.
+"""The text side of tiny checkpoints: small CLIP encoders and a byte tokenizer, so that prompts take a real one's path.
 
 They are not trained: the empty prompt is a fixed vector for the UNet, any other prompt a random direction.
 """
@@ -38,27 +38,32 @@ def config(width: int, projection: int, vocabulary: int) -> CLIPTextConfig:
     )
 
 
-def save_text_parts(target: Path, width: int, pooled: int, autoencoder: str = "AutoencoderDC") -> None:
-    """Write tokenizers, text encoders (their states together `width` wide) and model_index.json under `target`."""
+def save_text_parts(
+    target: Path, width: int, pooled: int, like: str = "sdxl", autoencoder: str = "AutoencoderDC"
+) -> None:
+    """Write tokenizers, text encoders (their states together `width` wide) and model_index.json under `target`.
+
+    like: `sdxl` has two encoders, of whose second the pooled text is used too; `sd2` has one.
+    """
     words = tokenizer()
     torch.manual_seed(0)
-    encoders = {
-        "text_encoder": CLIPTextModel(config(width // 2, pooled, len(words))),
-        "text_encoder_2": CLIPTextModelWithProjection(config(width // 2, pooled, len(words))),
-    }
-    for name, encoder in encoders.items():
-        encoder.half().save_pretrained(target / name, safe_serialization=True)
-    for name in ("tokenizer", "tokenizer_2"):
-        words.save_pretrained(target / name)
-    index = {
-        "_class_name": "StableDiffusionXLPipeline",
+    encoders: dict[str, CLIPTextModel | CLIPTextModelWithProjection] = {}
+    if like == "sdxl":
+        encoders["text_encoder"] = CLIPTextModel(config(width // 2, pooled, len(words)))
+        encoders["text_encoder_2"] = CLIPTextModelWithProjection(config(width // 2, pooled, len(words)))
+    else:
+        encoders["text_encoder"] = CLIPTextModel(config(width, pooled, len(words)))
+    index: dict[str, object] = {
+        "_class_name": "StableDiffusionXLPipeline" if like == "sdxl" else "StableDiffusionPipeline",
         "scheduler": ["diffusers", "EulerDiscreteScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "tokenizer_2": ["transformers", "CLIPTokenizer"],
         "unet": ["diffusers", "UNet2DConditionModel"],
         "vae": ["diffusers", autoencoder],
-        "force_zeros_for_empty_prompt": True,
     }
+    for name, encoder in encoders.items():
+        words_of = name.replace("text_encoder", "tokenizer")
+        encoder.half().save_pretrained(target / name, safe_serialization=True)
+        words.save_pretrained(target / words_of)
+        index |= {name: ["transformers", type(encoder).__name__], words_of: ["transformers", "CLIPTokenizer"]}
+    if like == "sdxl":
+        index["force_zeros_for_empty_prompt"] = True
     (target / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")

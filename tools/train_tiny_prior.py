@@ -7,6 +7,9 @@
 Each stage saves its state as it goes and, started again, goes on from there with other crops and noise than before; the
 last quarter of `--steps` lowers the learning rate to zero, so a longer run may be asked for at any time before that.
 Where no state is left, `adopt --steps 18000` makes one of worker/models/tiny, from which the UNet goes on.
+
+`--like sd2` teaches the bundled UNet to be one of another kind, as Stable Diffusion 2.x: it predicts v, knows no sizes,
+and has one text encoder. `adopt`, `unet --like sd2 --steps 2500`, `export --like sd2` write it to build/tiny-sd2.
 """
 
 import argparse
@@ -26,11 +29,12 @@ from worker.solver.text import encode_prompt
 
 ROOT = Path(__file__).resolve().parent.parent
 STATE = ROOT / "build" / "tiny"
-TARGET = ROOT / "worker" / "models" / "tiny"
+TARGETS = {"sdxl": ROOT / "worker" / "models" / "tiny", "sd2": ROOT / "build" / "tiny-sd2"}
 
 LATENT_CHANNELS = 32  # of the 48 numbers that 4 x 4 pixels are: what the latents lack, no prior gives back
 TEXT_WIDTH, POOLED_WIDTH = 32, 16
 HALF = "AVX512" in torch.backends.cpu.get_cpu_capability()  # elsewhere bfloat16 is several times slower than float32
+NAMES = {"sdxl": "unet", "sd2": "unet-sd2"}  # of the states
 MAX_TIMESTEP = 500  # tau never exceeds half of the schedule, so nothing above is ever asked for
 
 
@@ -53,8 +57,13 @@ def build_vae() -> AutoencoderDC:
     return vae
 
 
-def build_unet() -> UNet2DConditionModel:
-    """4.8 M parameters with SDXL's conditioning: text states, pooled text and size embeddings."""
+def build_unet(like: str) -> UNet2DConditionModel:
+    """4.8 M parameters with SDXL's conditioning: text states, pooled text and size embeddings; `sd2`: states alone."""
+    added: dict[str, Any] = {
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 6 * 8 + POOLED_WIDTH,
+    }
     return UNet2DConditionModel(
         sample_size=64,
         in_channels=LATENT_CHANNELS,
@@ -69,21 +78,19 @@ def build_unet() -> UNet2DConditionModel:
         transformer_layers_per_block=1,
         use_linear_projection=True,
         norm_num_groups=16,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=8,
-        projection_class_embeddings_input_dim=6 * 8 + POOLED_WIDTH,
+        **(added if like == "sdxl" else {}),
     )
 
 
-def build_scheduler() -> EulerDiscreteScheduler:
-    """SDXL's own noise schedule."""
+def build_scheduler(like: str) -> EulerDiscreteScheduler:
+    """SDXL's own noise schedule, which is Stable Diffusion's."""
     return EulerDiscreteScheduler(
         beta_start=0.00085,
         beta_end=0.012,
         beta_schedule="scaled_linear",
         timestep_spacing="leading",
         steps_offset=1,
-        prediction_type="epsilon",
+        prediction_type="epsilon" if like == "sdxl" else "v_prediction",
     )
 
 
@@ -178,36 +185,39 @@ def trained_vae() -> AutoencoderDC:
     return vae
 
 
-def trained_unet() -> UNet2DConditionModel:
+def trained_unet(like: str) -> UNet2DConditionModel:
     """The UNet with its averaged weights."""
-    unet = build_unet()
-    average = torch.load(STATE / "unet.pt", weights_only=True)["average"]
+    unet = build_unet(like)
+    average = torch.load(STATE / f"{NAMES[like]}.pt", weights_only=True)["average"]
     unet.load_state_dict({k.removeprefix("module."): v for k, v in average.items() if k.startswith("module.")})
     return unet.eval().requires_grad_(False)
 
 
-def train_unet(steps: int, seed: int) -> None:
-    """Noise prediction (Ho et al. 2020) on the frozen autoencoder's latents.
+def train_unet(steps: int, seed: int, like: str) -> None:
+    """Noise prediction (Ho et al. 2020), or that of v, on the frozen autoencoder's latents.
 
     Small timesteps, where restoring ends, are drawn more often.
     """
+    name, text = NAMES[like], STATE / f"text-{like}"
     vae = trained_vae().to(memory_format=torch.channels_last)
-    unet = build_unet().to(memory_format=torch.channels_last)
-    abar_table = build_scheduler().alphas_cumprod
-    crops = Crops(seed + 1 + steps_done("unet"))
-    save_text_parts(STATE / "text", TEXT_WIDTH, POOLED_WIDTH)
-    build_scheduler().save_pretrained(STATE / "text" / "scheduler")
-    empty = encode_prompt(STATE / "text", None, "")
-    assert empty.pooled is not None
-    torch.manual_seed(seed + steps_done("unet"))
+    unet = build_unet(like).to(memory_format=torch.channels_last)
+    if like != "sdxl":  # a pupil starts as its teacher, but for what it has no use for
+        unet.load_state_dict(trained_unet("sdxl").state_dict(), strict=False)
+    abar_table = build_scheduler(like).alphas_cumprod
+    crops = Crops(seed + 1 + steps_done(name))
+    save_text_parts(text, TEXT_WIDTH, POOLED_WIDTH, like)
+    build_scheduler(like).save_pretrained(text / "scheduler")
+    empty = encode_prompt(text, None, "")
+    torch.manual_seed(seed + steps_done(name))
     losses: list[float] = []
-    for step in training("unet", unet, 8e-4, steps):
+    for step in training(name, unet, 8e-4, steps):
         count = 12
         x = batches(crops, count, 96)
         t = (torch.rand(count).square() * MAX_TIMESTEP).long() + 1
         abar = abar_table[t].view(-1, 1, 1, 1)
         size = torch.randint(64, 1280, (count, 2)).float()
         time_ids = torch.cat([size, torch.zeros(count, 2), size], dim=1)
+        pooled = None if empty.pooled is None else empty.pooled.expand(count, -1)
         with torch.autocast("cpu", torch.bfloat16, enabled=HALF):
             with torch.no_grad():
                 z = vae.encode(x).latent.float() * vae.config.scaling_factor
@@ -217,34 +227,35 @@ def train_unet(steps: int, seed: int) -> None:
                 noisy,
                 t,
                 encoder_hidden_states=empty.states.expand(count, -1, -1),
-                added_cond_kwargs={"text_embeds": empty.pooled.expand(count, -1), "time_ids": time_ids},
+                added_cond_kwargs={"text_embeds": pooled, "time_ids": time_ids},
             ).sample.float()
-        loss = F.mse_loss(guess, eps)
+        wanted = eps if like == "sdxl" else abar.sqrt() * eps - (1 - abar).sqrt() * z
+        loss = F.mse_loss(guess, wanted)
         torch.autograd.backward(loss)
         losses.append(loss.item())
         if (step + 1) % 250 == 0:
-            print(f"unet loss {sum(losses[-250:]) / len(losses[-250:]):.4f}", flush=True)
+            print(f"{name} loss {sum(losses[-250:]) / len(losses[-250:]):.4f}", flush=True)
 
 
 def adopt(steps: int) -> None:
     """Make states of the exported checkpoint, the UNet's as after `steps` steps; the optimizer starts afresh."""
     STATE.mkdir(parents=True, exist_ok=True)
     for name, kind, done in (("vae", AutoencoderDC, 0), ("unet", UNet2DConditionModel, steps)):
-        model = kind.from_pretrained(TARGET / name).float()
+        model = kind.from_pretrained(TARGETS["sdxl"] / name).float()
         average = torch.optim.swa_utils.AveragedModel(model)
         state = {"model": model.state_dict(), "average": average.state_dict(), "optimizer": {}, "step": done}
         torch.save(state, STATE / f"{name}.pt")
 
 
-def export() -> None:
+def export(like: str) -> None:
     """Write the pipeline as diffusers reads it: fp16 safetensors, scheduler, text parts, model_index.json."""
-    vae, unet = trained_vae(), trained_unet()
-    vae.half().save_pretrained(TARGET / "vae", safe_serialization=True)
-    unet.half().save_pretrained(TARGET / "unet", safe_serialization=True)
-    build_scheduler().save_pretrained(TARGET / "scheduler")
-    save_text_parts(TARGET, TEXT_WIDTH, POOLED_WIDTH)
-    total = sum(f.stat().st_size for f in TARGET.rglob("*") if f.is_file())
-    print(f"{TARGET}: {total / 1e6:.2f} MB")
+    target, vae, unet = TARGETS[like], trained_vae(), trained_unet(like)
+    vae.half().save_pretrained(target / "vae", safe_serialization=True)
+    unet.half().save_pretrained(target / "unet", safe_serialization=True)
+    build_scheduler(like).save_pretrained(target / "scheduler")
+    save_text_parts(target, TEXT_WIDTH, POOLED_WIDTH, like)
+    total = sum(f.stat().st_size for f in target.rglob("*") if f.is_file())
+    print(f"{target}: {total / 1e6:.2f} MB")
 
 
 def main() -> None:
@@ -252,16 +263,17 @@ def main() -> None:
     parser.add_argument("stage", choices=("vae", "unet", "adopt", "export"))
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--like", choices=TARGETS, default="sdxl")
     args = parser.parse_args()
     match args.stage:
         case "vae":
             train_vae(args.steps, args.seed)
         case "unet":
-            train_unet(args.steps, args.seed)
+            train_unet(args.steps, args.seed, args.like)
         case "adopt":
             adopt(args.steps)
         case "export":
-            export()
+            export(args.like)
 
 
 if __name__ == "__main__":

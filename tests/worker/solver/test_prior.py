@@ -53,8 +53,8 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     unet.save_pretrained(path / "unet")
     kl_autoencoder(0.13025).save_pretrained(path / "vae")
-    build_scheduler().save_pretrained(path / "scheduler")
-    save_text_parts(path, 32, 16, "AutoencoderKL")
+    build_scheduler("sdxl").save_pretrained(path / "scheduler")
+    save_text_parts(path, 32, 16, autoencoder="AutoencoderKL")
     return path
 
 
