@@ -1,6 +1,6 @@
 """Degraded clips to measure on: scaled, degraded, and sent through real 8-bit H.264, as a client would send them."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,6 +12,8 @@ from app.restoration import SolverSettings
 from worker.encode import write_clip
 from worker.solve import Problem, operator_of, pose
 from worker.solver.prior import DiffusersPrior
+from worker.solver.schedule import Schedule
+from worker.tuning import tuning_of
 from worker.video import Beside, Clip, read_clip
 
 SIX = ("deblur", "deblur_plus", "inpaint", "inpaint_plus", "super_resolution_x4", "super_resolution_x4_plus")
@@ -30,9 +32,21 @@ class Case:
     measured: Tensor
     mask: Tensor | None
 
-    def posed(self, prior: DiffusersPrior, settings: SolverSettings) -> Problem:
-        beside = Beside(self.mask)
-        return pose(prior, self.measured, degradations_of(self.task), beside, None, settings, micro_batch=4)
+    def posed(self, prior: DiffusersPrior, settings: SolverSettings, as_bundled: bool = False) -> Problem:
+        """What is to be solved. as_bundled: with the bundled checkpoint's settings, whatever the prior."""
+        degradations = degradations_of(self.task)
+        problem = pose(prior, self.measured, degradations, Beside(self.mask), None, settings, micro_batch=4)
+        if not as_bundled:
+            return problem
+        return tuned(prior, problem, settings, **asdict(tuning_of(degradations, bundled=True)))
+
+
+def tuned(prior: DiffusersPrior, problem: Problem, settings: SolverSettings, **changed: float) -> Problem:
+    """The same problem with other settings of worker.tuning.Tuning."""
+    tuning = replace(problem.tuning, **changed)
+    schedule = Schedule.leading(prior.abar, settings.steps, tuning.tau)
+    sampling = replace(problem.sampling, schedule=schedule, eta=tuning.eta, lowpass=tuning.lowpass)
+    return replace(problem, tuning=tuning, sampling=sampling)
 
 
 def size_of(text: str) -> Size:

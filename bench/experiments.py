@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from cases import Case
+from cases import Case, tuned
 from torch import Tensor
 
 from app.restoration import SolverSettings
@@ -14,20 +14,11 @@ from worker.solver.operators import Mask
 from worker.solver.prior import DiffusersPrior
 from worker.solver.published import published_data_step, published_operators
 from worker.solver.restore import DataStep, own_noise
-from worker.solver.schedule import Schedule
 
 EXPERIMENTS = ("inversion", "tau", "cg", "lowpass", "noise")
 TAUS = (0.05, 0.09, 0.15, 0.30, 0.45)
 LOWPASSES = (0.0, 0.7, 1.0, 1.41, 2.0)
 Variant = tuple[str, Problem, DataStep | None]  # its name, what is to be solved, and the data step if not the usual
-
-
-def tuned(prior: DiffusersPrior, problem: Problem, settings: SolverSettings, **changed: float) -> Problem:
-    """The same problem with other settings of worker.tuning.Tuning."""
-    tuning = replace(problem.tuning, **changed)
-    schedule = Schedule.leading(prior.abar, settings.steps, tuning.tau)
-    sampling = replace(problem.sampling, schedule=schedule, eta=tuning.eta, lowpass=tuning.lowpass)
-    return replace(problem, tuning=tuning, sampling=sampling)
 
 
 def variants(which: str, prior: DiffusersPrior, problem: Problem, settings: SolverSettings) -> Iterator[Variant]:

@@ -83,6 +83,9 @@ class Bench:
     def case(self, name: str, task: str) -> Case:
         return degrade(Task(task), self.clips[name], self.truths[name], self.args.crf, self.scratch)
 
+    def posed(self, case: Case) -> Problem:
+        return case.posed(self.prior, self.settings, self.args.as_bundled)
+
     def sent_back(self, x: Tensor, case: Case) -> Tensor:
         """A result in [-1, 1] as the client gets it."""
         return through_h264((x + 1) / 2, case.clip, OUTPUT_CRF, self.scratch)
@@ -110,7 +113,7 @@ class Bench:
                 print(f"{task}: LPIPS {near}, FVD {far}")
 
     def _row(self, case: Case) -> tuple[list[str], Tensor]:
-        problem, truth = case.posed(self.prior, self.settings), case.truth
+        problem, truth = self.posed(case), case.truth
         lifted = ((problem.lifted + 1) / 2).clamp(0, 1)
         given = lifted if case.measured.shape != truth.shape else case.measured
         data = self.sent_back(2 * best_data_alone(case, problem) - 1, case)
@@ -141,7 +144,7 @@ class Bench:
         for name, truth in self.truths.items():
             for task in self.args.plus:
                 case = self.case(name, task)
-                problem = case.posed(self.prior, self.settings)
+                problem = self.posed(case)
                 for variant, changed, step in variants(which, self.prior, problem, self.settings):
                     x = solve(self.prior, changed, self.settings, data_step=step)
                     back = self.sent_back(x, case)
@@ -169,7 +172,7 @@ class Bench:
         name = next(iter(self.truths))
         for task in self.args.plus:
             case = self.case(name, task)
-            found = spectra(self.prior, case, case.posed(self.prior, self.settings), self.settings)
+            found = spectra(self.prior, case, self.posed(case), self.settings)
             draw_spectra(task, found, self.args.figures / f"spectrum_{task}.png")
             for step in found.steps:
                 told = ", ".join(f"{stage} {total:.2f}" for stage, total in step.totals.items())
@@ -186,6 +189,7 @@ def main() -> None:
     parser.add_argument("--crf", type=int, default=10, help="of the degraded clip's H.264")
     parser.add_argument("--size", type=size_of, default=SIZE, help="such as 640x384, or as-is")
     parser.add_argument("--model", default="bundled")
+    parser.add_argument("--as-bundled", action="store_true", help="the bundled checkpoint's settings for any model")
     parser.add_argument("--lpips", type=Path, help="TorchScript of LPIPS' network")
     parser.add_argument("--fvd", type=Path, help="TorchScript of I3D, as FVD takes it")
     parser.add_argument("--figures", type=Path, default=Path("docs/figures"))

@@ -13,8 +13,7 @@ from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from cases import SIX, SIZE, degrade, scaled
-from experiments import tuned
+from cases import SIX, SIZE, degrade, scaled, tuned
 from quality import best_data_alone
 from rich.console import Console
 from rich.table import Table
