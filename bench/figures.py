@@ -44,10 +44,11 @@ def draw_heatmap(
         panel.axis("off")
     for panel, (task, (taus, lowpasses, values)) in zip(panels.flat, maps.items(), strict=False):
         panel.imshow(values, cmap="viridis", aspect="auto")
-        best = max(max(line) for line in values)
+        best, worst = max(map(max, values)), min(map(min, values))
         for y, line in enumerate(values):
             for x, value in enumerate(line):
-                panel.text(x, y, f"{value - best:.2f}", ha="center", va="center", fontsize=7, color="white")
+                ink = "black" if value > (best + worst) / 2 else "white"
+                panel.text(x, y, f"{value - best:.2f}", ha="center", va="center", fontsize=7, color=ink)
         panel.set_xticks(range(len(lowpasses)), [f"{value:g}" for value in lowpasses], fontsize=7)
         panel.set_yticks(range(len(taus)), [f"{value:g}" for value in taus], fontsize=7)
         panel.set_xlabel("low-pass lambda", fontsize=8)
