@@ -80,7 +80,7 @@ def memory_of(series: Tensor, mix: Tensor, noise: float) -> float:
     memories = torch.tensor(MEMORIES, dtype=torch.float64)
     energy, modes = torch.linalg.eigh(mix @ torch.pow(memories[:, None, None], lags) @ mix.T)
     energy = energy.clamp_min(0)
-    energy = energy / energy.mean(-1, keepdim=True)
+    energy = energy / energy.mean(-1, keepdim=True).clamp_min(1e-12)  # all of it is 0 where nothing was left
     count = series.shape[1]
     covariance = (series @ series.T).double().cpu() / max(1, count)
     likelihood = _likelihood(covariance, energy, modes, noise**2) * (count / ALIKE)

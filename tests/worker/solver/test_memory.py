@@ -101,6 +101,35 @@ def test_series_that_tell_nothing_are_given_a_memory_between() -> None:
     assert 0.3 < memory_of(torch.zeros(25, 0, dtype=torch.float64), mix, NOISE) < 0.7
 
 
+@pytest.mark.parametrize("frames", [1, 2, 9])
+@pytest.mark.parametrize("size", [(3, 5), (16, 24)])
+@pytest.mark.parametrize(
+    "operators",
+    [
+        [TemporalAverage(7)],
+        [TemporalAverage(4, "circular"), GaussianBlur(2.0)],
+        [TemporalDownsample(3), Downsample(2)],
+        [TemporalAverage(3, "valid")],
+        [TemporalAverage(2), TemporalAverage(3)],
+    ],
+    ids=["average", "circular", "exposure", "valid", "two"],
+)
+def test_clips_of_any_length_and_size_have_some_memory(
+    operators: list[Operator], size: tuple[int, int], frames: int
+) -> None:
+    """Also one frame, pixels that are fewer than octaves, and a clip in which nothing happens at all."""
+    chain = Chain(operators)
+    for y in (random(frames, 3, *size), torch.zeros(frames, 3, *size, dtype=torch.float64)):
+        gram = posed(operators, y)
+        memories = likely_memories(gram, chain, y, NOISE)
+        assert all(0 <= memory < 1 for memory in memories)
+        remembering = gram.remembering(memories)
+        lifted = chain.lift(y)
+        residual = y - chain.A(lifted)
+        off = remembering.correction(remembering.rotate(residual), 0.1)
+        assert off.shape == lifted.shape and off.isfinite().all()
+
+
 def test_under_a_mask_one_memory_is_taken_for_granted() -> None:
     known = (torch.rand(1, 1, 32, 48, generator=torch.Generator().manual_seed(1)) > 0.5).double()
     operators: list[Operator] = [TemporalAverage(3), Mask(known)]
