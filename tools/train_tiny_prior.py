@@ -9,7 +9,8 @@ last quarter of `--steps` lowers the learning rate to zero, so a longer run may 
 Where no state is left, `adopt --steps 18000` makes one of worker/models/tiny, from which the UNet goes on.
 
 `--like sd2` teaches the bundled UNet to be one of another kind, as Stable Diffusion 2.x: it predicts v, knows no sizes,
-and has one text encoder. `adopt`, `unet --like sd2 --steps 2500`, `export --like sd2` write it to build/tiny-sd2.
+and has one text encoder. `adopt`, `unet --like sd2 --steps 2500`, `export --like sd2` write it to build/tiny-sd2. A
+tenth of these steps will do.
 """
 
 import argparse

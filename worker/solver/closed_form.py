@@ -1,6 +1,6 @@
 """Inverting A K A^T + rho I without iterations, wherever A = M (x) B, M mixing frames and B acting on each frame alike.
 
-K is how errors of different frames go together: c^|i - j|, with a memory c for each octave of spatial frequency, or I.
+K is how errors of different frames go together: `lasting`, with a memory c for each octave of spatial frequency.
 
 - M K M^T = U S U^T by an eigendecomposition of a matrix the size of the clip's length.
 - B of mirror-symmetric blurs and mean-pools: B B^T is diagonal under the DCT-II, as mirrored edges stay mirrored.
@@ -140,9 +140,19 @@ def closed_form(operators: Chain, measured: Tensor) -> Gram | None:
     return Gram(Chain(spatial), spectrum, rows, columns, mix).remembering([0])
 
 
+def lasting(memory: float, frames: int) -> Tensor:
+    """K (T, T) float64: c^|i - j|, with no eigenvalue above 1.
+
+    So memory takes trust from what flickers, and gives none to what does not change: noise of lossy files lasts too.
+    """
+    lags = (torch.arange(frames)[:, None] - torch.arange(frames)).abs().double()
+    values, vectors = torch.linalg.eigh(torch.pow(memory, lags))  # 0^0 = 1: no memory is the identity
+    cut: Tensor = vectors @ (values.clamp(0, 1)[:, None] * vectors.T)
+    return cut
+
+
 def _octave(memory: float, where: Rectangles, mix: Tensor, like: Tensor) -> Octave:
-    lags = (torch.arange(mix.shape[1])[:, None] - torch.arange(mix.shape[1])).abs().double()
-    back = torch.pow(memory, lags) @ mix.T  # 0^0 = 1: no memory is the identity
+    back = lasting(memory, mix.shape[1]) @ mix.T
     weights, frames = torch.linalg.eigh(mix @ back)
     return Octave(memory, where, *(part.to(like) for part in (frames, weights.clamp_min(0), back @ frames)))
 
