@@ -22,14 +22,15 @@ from worker.solver.prior import DiffusersPrior
 from worker.solver.published import (
     TAPS,
     ReflectedBlur,
+    gaussian_taps,
     published_data_step,
     published_operator,
     published_sampling,
-    reflected_lowpass,
 )
 from worker.solver.restore import DataStep, Prior, Sampling, micro_batches, restore
 from worker.solver.schedule import Schedule
 from worker.solver.spatial import GaussianBlur
+from worker.tuning import PAPER
 from worker.video import Beside
 
 Arrangement = Callable[[Clock], Tensor]  # the restored clip, (T, 3, H, W) in [-1, 1]
@@ -39,9 +40,8 @@ def full_lowpass(x: Tensor, sigma: float) -> Tensor:
     """Convolve each frame (T, C, H, W) with a Gaussian of 61 x 61 taps at once."""
     if sigma == 0:
         return x
-    offsets = torch.arange(TAPS, dtype=torch.float64) - TAPS // 2
-    taps = torch.exp(-0.5 * (offsets / sigma) ** 2)
-    kernel = (torch.outer(taps, taps) / taps.sum() ** 2).to(x)
+    taps = gaussian_taps(sigma)
+    kernel = torch.outer(taps, taps).to(x)
     channels = x.shape[1]
     padded = F.pad(x, [TAPS // 2] * 4, mode="reflect")
     return F.conv2d(padded, kernel.expand(channels, 1, TAPS, TAPS), groups=channels)
@@ -79,12 +79,11 @@ def arrangements(prior: DiffusersPrior, task: Task, truth: Tensor, micro_batch: 
     stated = operator_of(degradations, beside, truth.device)
     measured = (stated.A(truth) * 255).round().clamp(0, 255) / 255
     own = pose(prior, measured, degradations, beside, None, settings, micro_batch)
-    tau, lowpass, eta = 0.30, 2**0.5, 0.2
-    sampling = published_sampling(Sampling(Schedule.leading(prior.abar, settings.steps, tau), eta, lowpass))
+    schedule = Schedule.leading(prior.abar, settings.steps, PAPER.tau)
+    sampling = published_sampling(Sampling(schedule, PAPER.eta, 2**0.5, micro_batch=micro_batch))
     operators = operator_of(degradations, beside, prior.device).operators
     full, separable = _published(operators, full=True), _published(operators, full=False)
     one_by_one = replace(sampling, micro_batch=1, smooth=full_lowpass)
-    in_batches = replace(sampling, micro_batch=micro_batch, smooth=reflected_lowpass)
 
     def run(prior: Prior, lifted: Tensor, step: DataStep, sampling: Sampling, clock: Clock) -> Tensor:
         timed = replace(sampling, smooth=clock.timed("lowpass", sampling.smooth))
@@ -104,7 +103,7 @@ def arrangements(prior: DiffusersPrior, task: Task, truth: Tensor, micro_batch: 
     @torch.inference_mode()
     def same(clock: Clock) -> Tensor:
         step = published_data_step(separable, own.y, PUBLISHED_ITERATIONS)
-        return run(prior.as_published(), separable.lift(own.y), step, in_batches, clock)
+        return run(prior.as_published(), separable.lift(own.y), step, sampling, clock)
 
     def ours(clock: Clock) -> Tensor:
         return run(prior, own.lifted, own.data_step(), own.sampling, clock)

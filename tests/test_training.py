@@ -25,6 +25,4 @@ def test_a_pupil_of_another_kind_starts_as_its_teacher(tmp_path: Path, monkeypat
     assert (pupil.kind, pupil.prediction, pupil.bundled) == ("sd2", "v_prediction", False)
     assert (teacher.kind, teacher.prediction) == ("sdxl", "epsilon")
     torch.testing.assert_close(pupil.vae.state_dict(), teacher.vae.state_dict(), rtol=0, atol=2e-3)
-    for (name, one), other in zip(pupil.unet.named_parameters(), teacher.unet.parameters(), strict=False):
-        if name.startswith("conv_in"):
-            torch.testing.assert_close(one, other, rtol=0, atol=5e-3)
+    torch.testing.assert_close(pupil.unet.conv_in.weight, teacher.unet.conv_in.weight, rtol=0, atol=5e-3)

@@ -17,6 +17,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from worker.solver.evidence import autocorrelation
 from worker.solver.operators import Chain, Mask, Operator
 from worker.solver.spatial import Convolution, Downsample, GaussianBlur
 from worker.solver.temporal import Temporal, mix_frames
@@ -145,8 +146,7 @@ def lasting(memory: float, frames: int) -> Tensor:
 
     So memory takes trust from what flickers, and gives none to what does not change: noise of lossy files lasts too.
     """
-    lags = (torch.arange(frames)[:, None] - torch.arange(frames)).abs().double()
-    values, vectors = torch.linalg.eigh(torch.pow(memory, lags))  # 0^0 = 1: no memory is the identity
+    values, vectors = torch.linalg.eigh(autocorrelation(memory, frames))
     cut: Tensor = vectors @ (values.clamp(0, 1)[:, None] * vectors.T)
     return cut
 

@@ -40,8 +40,8 @@ LEAST_ERROR = 1e-4  # of pixels in [-1, 1]
 def data_step(operator: Operator, gram: Gram | None, x0: Tensor, y: Tensor, rho: Rho) -> Tensor:
     """argmin_x ||y - A x||^2 + rho (x - x0)^T K^-1 (x - x0) over the whole clip.
 
-    x0: (T, C, H, W). y: (T', C, H', W'). rho: > 0. gram: from `closed_form`, knows K; None
-    runs conjugate gradients with K = I.
+    x0: (T, C, H, W). y: (T', C, H', W'). rho: > 0. gram: from `closed_form`, knows K; None runs conjugate gradients,
+    with K = I.
     """
     residual = y - operator.A(x0)
     if gram is not None:

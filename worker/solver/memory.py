@@ -7,8 +7,8 @@ of one time series,
 
     N(0, a M K M^T + s^2 I),    K_ij = c^|i - j|,
 
-of which the memory c is the mean under its likelihood (an autoregressive process of first order; Yule 1927). x0 is the
-first guess, which has the noise of y in it, so that the noise of y - A x0 is no longer white; it is made so.
+of which the memory c is the mean under its likelihood. x0 is the first guess, which has the noise of y in it, so that
+the noise of y - A x0 is no longer white; it is made so.
 """
 
 from dataclasses import replace
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from worker.solver.closed_form import Gram
+from worker.solver.evidence import autocorrelation, energies, log_likelihood
 from worker.solver.operators import Chain
 from worker.solver.temporal import Temporal
 
@@ -76,25 +77,11 @@ def memory_of(series: Tensor, mix: Tensor, noise: float) -> float:
 
     series: (T', N). mix: (T', T). noise: standard deviation of what is white in them.
     """
-    lags = (torch.arange(mix.shape[1])[:, None] - torch.arange(mix.shape[1])).abs().double()
     memories = torch.tensor(MEMORIES, dtype=torch.float64)
-    energy, modes = torch.linalg.eigh(mix @ torch.pow(memories[:, None, None], lags) @ mix.T)
-    energy = energy.clamp_min(0)
-    energy = energy / energy.mean(-1, keepdim=True).clamp_min(1e-12)  # all of it is 0 where nothing was left
+    energy, modes = energies(mix @ autocorrelation(memories[:, None, None], mix.shape[1]) @ mix.T)
     count = series.shape[1]
-    covariance = (series @ series.T).double().cpu() / max(1, count)
-    likelihood = _likelihood(covariance, energy, modes, noise**2) * (count / ALIKE)
+    seen = (series @ series.T).double().cpu() / max(1, count)
+    noises = [factor * noise**2 for factor in NOISES]
+    likelihood = log_likelihood(seen, energy, modes, noises, AMPLITUDES) * (count / ALIKE)
     weight = (likelihood - likelihood.max()).exp()
     return float((weight * memories).sum() / weight.sum())
-
-
-def _likelihood(covariance: Tensor, energy: Tensor, modes: Tensor, noise: float) -> Tensor:
-    """Logarithm of the likelihood of a coefficient, up to a constant, for each memory; the likeliest a and s."""
-    seen = ((modes.mT @ covariance) * modes.mT).sum(-1)
-    total = float(covariance.diagonal().mean())
-    tries = []
-    for factor in NOISES:
-        for amplitude in AMPLITUDES:
-            expected = amplitude * max(total - factor * noise, 0.01 * noise) * energy + factor * noise
-            tries.append(-(expected.log() + seen / expected).sum(-1) / 2)
-    return torch.stack(tries).amax(0)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from worker.solver.closed_form import dct_matrix
+from worker.solver.evidence import energies, log_likelihood
 
 LEAST_GAIN = 0.5  # nats a coefficient and frame; right statements stay under it (docs/decisions.md)
 LARGEST_WINDOW = 32  # frames; the search grows with its fourth power
@@ -110,22 +111,12 @@ class _Evidence:
     def _batch(self, tries: list[frozenset[int]]) -> Tensor:
         plain = torch.tensor([[n in dropped for n in range(len(self.mix))] for dropped in tries])[..., None]
         mix = self.moving @ torch.where(plain, self.plain, self.mix)
-        energy, modes = torch.linalg.eigh(mix[:, None] @ self.prior @ mix[:, None].mT)
-        energy = energy.clamp_min(0)
-        energy = energy / energy.mean(-1, keepdim=True)
-        return torch.stack([self._octave(octave, energy, modes) for octave in self.octaves]).sum(0)
-
-    def _octave(self, octave: Octave, energy: Tensor, modes: Tensor) -> Tensor:
-        count, covariance = octave
-        covariance = self.moving @ covariance @ self.moving.T
-        seen = ((modes.mT @ covariance) * modes.mT).sum(-1)
-        total = float(covariance.diagonal().mean())
+        energy, modes = energies(mix[:, None] @ self.prior @ mix[:, None].mT)
         likelihoods = []
-        for noise in self.noises:
-            for amplitude in AMPLITUDES:
-                expected = amplitude * max(total - noise, 0.01 * noise) * energy + noise
-                likelihoods.append(-count / 2 * (expected.log() + seen / expected).sum(-1))
-        return torch.stack(likelihoods).amax((0, 2))
+        for count, covariance in self.octaves:
+            seen = self.moving @ covariance @ self.moving.T
+            likelihoods.append(count * log_likelihood(seen, energy, modes, self.noises, AMPLITUDES).amax(-1))
+        return torch.stack(likelihoods).sum(0)
 
 
 def _strength(octaves: list[Octave], mix: Tensor, own: list[int]) -> Tensor:

@@ -51,13 +51,18 @@ class UnscaledDownsample(Downsample):
         return y.repeat_interleave(self.factor, -2).repeat_interleave(self.factor, -1)
 
 
+def gaussian_taps(sigma: float) -> Tensor:
+    """(61,) float64, of sum 1."""
+    offsets = torch.arange(TAPS, dtype=torch.float64) - TAPS // 2
+    taps = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    return taps / taps.sum()
+
+
 def reflected_lowpass(x: Tensor, sigma: float) -> Tensor:
     """Convolve each frame (T, C, H, W) with a Gaussian of 61 taps; frames need more than 30 pixels a side."""
     if sigma == 0:
         return x
-    offsets = torch.arange(TAPS, dtype=torch.float64) - TAPS // 2
-    taps = torch.exp(-0.5 * (offsets / sigma) ** 2)
-    taps = (taps / taps.sum()).to(x)
+    taps = gaussian_taps(sigma).to(x)
     flat = F.pad(x.flatten(0, 1)[:, None], [TAPS // 2] * 4, mode="reflect")
     flat = F.conv2d(F.conv2d(flat, taps.view(1, 1, -1, 1)), taps.view(1, 1, 1, -1))
     return flat.view(x.shape)

@@ -8,6 +8,7 @@ from worker.demo import SAMPLE
 from worker.measures import psnr
 from worker.solver.closed_form import Gram, closed_form, lasting
 from worker.solver.data_step import data_step
+from worker.solver.evidence import autocorrelation
 from worker.solver.memory import UNTOLD, likely_memories, memory_of
 from worker.solver.operators import Chain, Mask, Operator
 from worker.solver.spatial import Downsample, GaussianBlur
@@ -93,8 +94,7 @@ def dense_frame(spatial: Chain, x: Tensor) -> Tensor:
 def test_what_lasts_is_told_from_what_does_not(window: int, memory: float) -> None:
     frames = 25
     mix = TemporalAverage(window).matrix(frames, torch.float64, torch.device("cpu"))
-    lags = (torch.arange(frames)[:, None] - torch.arange(frames)).abs().double()
-    lasts = torch.linalg.cholesky(torch.pow(memory, lags)) @ random(frames, 2000)
+    lasts = torch.linalg.cholesky(autocorrelation(memory, frames)) @ random(frames, 2000)
     series = mix @ lasts + NOISE * random(frames, 2000, seed=1)
     assert memory_of(series, mix, NOISE) == pytest.approx(memory, abs=0.02)
 
