@@ -134,7 +134,9 @@ def test_a_long_clip_in_parts_is_as_good_as_whole(run: Run, tmp_path: Path) -> N
     assert [scene["parts"] for scene in whole.scenes] == [1]
     assert parts.scenes[0]["parts"] > 2
     assert parts.frames == whole.frames == 25
-    assert abs(parts.compared["psnr"] - whole.compared["psnr"]) < 0.1
+    assert parts.compared["psnr"] > whole.compared["psnr"] - 0.05  # the mean of two where parts overlap may gain a bit
+    apart = psnr(output(parts), output(whole))
+    assert apart > whole.compared["psnr"] + 12  # they differ by a quarter of what they are off, or less
     assert parts.compared["psnr"] > parts.compared["psnr_before"] + 1
     assert parts.compared["psnr_before"] == pytest.approx(whole.compared["psnr_before"], abs=0.05)
     assert parts.residual == pytest.approx(whole.residual, rel=0.1)

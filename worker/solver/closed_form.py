@@ -1,8 +1,9 @@
-"""Inverting A K A^T + rho I without iterations, wherever A = M (x) B, M mixing frames and B acting on each frame alike.
+"""Inverting A K A^T + rho N without iterations, wherever A = M (x) B, M mixing frames and B acting on each frame alike.
 
-K is how errors of different frames go together: `lasting`, with a memory c for each octave of spatial frequency.
+K and N are how errors and noise of different frames go together, c^|i - j|: errors with a memory c for each octave of
+spatial frequency, noise with one for all, as noise of lossy files lasts where the picture does.
 
-- M K M^T = U S U^T by an eigendecomposition of a matrix the size of the clip's length.
+- W M K M^T W^T = U S U^T with W N W^T = I, by an eigendecomposition of a matrix the size of the clip's length.
 - B of mirror-symmetric blurs and mean-pools: B B^T is diagonal under the DCT-II, as mirrored edges stay mirrored.
 - B of any operators that act on rows and columns apart, B = R (x) C: B B^T = (R R^T) (x) (C C^T), each of which has an
   eigendecomposition the size of a line.
@@ -31,21 +32,21 @@ WHOLE: Rectangles = ((slice(None), slice(None)),)
 
 @dataclass(frozen=True)
 class Octave:
-    """A part of the spectrum whose errors have one memory over time: M K M^T = U diag(weights) U^T.
+    """A part of the spectrum whose errors have one memory over time: W M K M^T W^T = U diag(weights) U^T.
 
-    memory: c. where: rectangles of the spectrum. frames: U (T', T'). weights: (T',). back: K M^T U (T, T').
+    memory: c. where: rectangles of the spectrum. forth: U^T W (T', T'). weights: (T',). back: K M^T W^T U (T, T').
     """
 
     memory: float
     where: Rectangles
-    frames: Tensor
+    forth: Tensor
     weights: Tensor
     back: Tensor
 
 
 @dataclass(frozen=True)
 class Gram:
-    """A K A^T = (M K M^T) (x) (Q diag(spectrum) Q^T), to be inverted by rotating, dividing, rotating back.
+    """A K A^T = (M K M^T) (x) (Q diag(spectrum) Q^T) in noise of N: inverted by rotating, dividing, rotating back.
 
     spatial: B. spectrum: (T' or 1, 1, H', W'), the eigenvalues of B B^T. rows, columns: (H', H') and (W', W'), whose
     Kronecker product is Q^T; None: the identity. mix: M (T', T) float64; None where frames are not mixed, and there are
@@ -59,12 +60,16 @@ class Gram:
     mix: Tensor | None = None
     octaves: tuple[Octave, ...] = ()
 
-    def remembering(self, memories: Sequence[float]) -> "Gram":
-        """The same for errors of these memories c, 0 <= c < 1, one for each of `parts`, or one for all."""
+    def remembering(self, memories: Sequence[float], noise: float = 0) -> "Gram":
+        """The same for errors of these memories c, 0 <= c < 1, one for each of `parts`, or one for all.
+
+        noise: the memory of the measurement's noise.
+        """
         if self.mix is None:
             return self
         parts = [WHOLE] if len(memories) == 1 else self.parts()
-        octaves = [_octave(c, where, self.mix, self.spectrum) for where, c in zip(parts, memories, strict=True)]
+        white = whitening(autocorrelation(noise, len(self.mix)))
+        octaves = [_octave(c, where, self.mix, white, self.spectrum) for where, c in zip(parts, memories, strict=True)]
         return replace(self, octaves=tuple(octaves))
 
     def parts(self) -> list[Rectangles]:
@@ -91,18 +96,18 @@ class Gram:
         return values
 
     def rotate(self, y: Tensor) -> Tensor:
-        """(T', C, H', W') -> the same in the coordinates where A K A^T is diagonal, which keep white noise white."""
+        """(T', C, H', W') -> the same in the coordinates where A K A^T is diagonal and the noise is white."""
         u = y.clone()
         if self.rows is not None and self.columns is not None:
             for n in range(len(u)):  # frame by frame: the transforms then need no second clip
                 u[n] = self.rows @ u[n] @ self.columns.T
         for octave in self.octaves:
             for rows, columns in octave.where:
-                u[..., rows, columns] = mix_frames(octave.frames.T, u[..., rows, columns])
+                u[..., rows, columns] = mix_frames(octave.forth, u[..., rows, columns])
         return u
 
     def correction(self, rotated: Tensor, rho: Rho) -> Tensor:
-        """K A^T (A K A^T + rho I)^-1 of what was rotated, (T, C, H, W); `rotated` is overwritten."""
+        """K A^T (A K A^T + rho N)^-1 of what was rotated, (T, C, H, W); `rotated` is overwritten."""
         for n in range(len(rotated)):
             rotated[n] /= self.eigenvalues(n) + rho
         u = rotated
@@ -141,20 +146,19 @@ def closed_form(operators: Chain, measured: Tensor) -> Gram | None:
     return Gram(Chain(spatial), spectrum, rows, columns, mix).remembering([0])
 
 
-def lasting(memory: float, frames: int) -> Tensor:
-    """K (T, T) float64: c^|i - j|, with no eigenvalue above 1.
-
-    So memory takes trust from what flickers, and gives none to what does not change: noise of lossy files lasts too.
-    """
-    values, vectors = torch.linalg.eigh(autocorrelation(memory, frames))
-    cut: Tensor = vectors @ (values.clamp(0, 1)[:, None] * vectors.T)
-    return cut
+def whitening(covariance: Tensor) -> Tensor:
+    """W (N, N) with W covariance W^T = I."""
+    values, vectors = torch.linalg.eigh(covariance)
+    white: Tensor = vectors.T / values.sqrt()[:, None]
+    return white
 
 
-def _octave(memory: float, where: Rectangles, mix: Tensor, like: Tensor) -> Octave:
-    back = lasting(memory, mix.shape[1]) @ mix.T
-    weights, frames = torch.linalg.eigh(mix @ back)
-    return Octave(memory, where, *(part.to(like) for part in (frames, weights.clamp_min(0), back @ frames)))
+def _octave(memory: float, where: Rectangles, mix: Tensor, white: Tensor, like: Tensor) -> Octave:
+    seen = white @ mix
+    back = autocorrelation(memory, mix.shape[1]) @ seen.T
+    weights, frames = torch.linalg.eigh(seen @ back)
+    found = (frames.T @ white, weights.clamp_min(0), back @ frames)
+    return Octave(memory, where, *(part.to(like) for part in found))
 
 
 def _shape(x: Tensor) -> tuple[int, int, int, int]:

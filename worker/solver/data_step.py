@@ -1,20 +1,20 @@
 """The data-consistency step: the clip nearest to x0 that explains the measurement as well as its noise allows.
 
-    prox(x0) = argmin_x ||y - A x||^2 + rho (x - x0)^T K^-1 (x - x0)
-             = x0 + K A^T (A K A^T + rho I)^-1 (y - A x0),      rho = sigma_y^2 / r^2
+    prox(x0) = argmin_x (y - A x)^T N^-1 (y - A x) + rho (x - x0)^T K^-1 (x - x0)
+             = x0 + K A^T (A K A^T + rho N)^-1 (y - A x0),      rho = sigma_y^2 / r^2
 
-with sigma_y the noise of the measurement and r how far x0 is off, by errors that go together from frame to frame as K
-says: I where frames are on their own, and where they were mixed as memory.py finds. The published solver leaves rho out
-and stops conjugate gradients early; on 8-bit video that diverges (docs/algorithm.md).
+with sigma_y the noise of the measurement and r how far x0 is off. Noise goes together from frame to frame as N says,
+errors of x0 as K: I where frames are on their own, and where they were mixed as noise.py and memory.py find. The
+published solver leaves rho out and stops conjugate gradients early; on 8-bit video that diverges (docs/algorithm.md).
 
-What x0 fails to explain tells how far it is off: y - A x0 is likeliest under N(0, r^2 A K A^T + sigma_y^2 I) for one r.
+What x0 fails to explain tells how far it is off: y - A x0 is likeliest under N(0, r^2 A K A^T + sigma_y^2 N) for one r.
 Where that is less than the settings of a task allow, r is taken half way between (docs/decisions.md).
 
 Brightness and colour may have a rho each. H.264 keeps colour at half the resolution, while colour of photographs has
 little detail to lose, so that there the prior's word counts for more.
 
-A K A^T is inverted in closed form wherever A's structure allows (closed_form.py); all else goes to conjugate gradients,
-with K = I.
+A K A^T + rho N is inverted in closed form wherever A's structure allows (closed_form.py); all else goes to conjugate
+gradients, with K = N = I.
 """
 
 import math
@@ -38,10 +38,10 @@ LEAST_ERROR = 1e-4  # of pixels in [-1, 1]
 
 
 def data_step(operator: Operator, gram: Gram | None, x0: Tensor, y: Tensor, rho: Rho) -> Tensor:
-    """argmin_x ||y - A x||^2 + rho (x - x0)^T K^-1 (x - x0) over the whole clip.
+    """argmin_x (y - A x)^T N^-1 (y - A x) + rho (x - x0)^T K^-1 (x - x0) over the whole clip.
 
-    x0: (T, C, H, W). y: (T', C, H', W'). rho: > 0. gram: from `closed_form`, knows K; None runs conjugate gradients,
-    with K = I.
+    x0: (T, C, H, W). y: (T', C, H', W'). rho: > 0. gram: from `closed_form`, knows K and N; None runs conjugate
+    gradients, with K = N = I.
     """
     residual = y - operator.A(x0)
     if gram is not None:
@@ -103,7 +103,7 @@ class Proximal:
 
 
 def likely_error(gram: Gram, rotated: Tensor, noise: float) -> float:
-    """The r under which a residual is likeliest: the maximum of Whittle's likelihood of N(0, r^2 A K A^T + noise^2 I).
+    """The r under which a residual is likeliest: the maximum of Whittle's likelihood of N(0, r^2 A K A^T + noise^2 N).
 
     rotated: y - A x0 in the gram's coordinates. Coefficients of about one eigenvalue are summed up first.
     """

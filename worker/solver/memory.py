@@ -7,7 +7,8 @@ of one time series,
 
     N(0, a M K M^T + s^2 I),    K_ij = c^|i - j|,
 
-of which the memory c is the mean under its likelihood. x0 is the first guess, which has the noise of y in it, so that
+of which the memory c is the mean under its likelihood. That noise lasts too is left out here: told with it, memories
+come out shorter than serves (docs/decisions.md). x0 is the first guess, which has the noise of y in it, so that
 the noise of y - A x0 is no longer white; it is made so.
 """
 

@@ -14,6 +14,7 @@ ENOUGH = 1000  # responses below which there is nothing to estimate from
 SAMPLES = 1 << 20
 ROUNDING = 0.29 / 255  # what 8 bits leave
 DARK = 1e-6  # eigenvalue of A A^T, below which a picture is a thousandth of itself
+LONGEST = 0.95  # memory of noise; beyond it what changes would be all but free of noise
 BLACK = 0.05  # mean of lost pixels, beyond which they are not taken for black ones with noise
 
 
@@ -22,11 +23,13 @@ class Noise:
     """Standard deviation of a measurement's noise, for pixels in [0, 1].
 
     measured: whether it was read where nothing else is and to a few percent; not stated by somebody, guessed among
-    texture, or told from black pixels, which show half of it.
+    texture, or told from black pixels, which show half of it. memory: its correlation from one frame to the next, in
+    [0, 1); 0 where it was not measured.
     """
 
     sigma: float
     measured: bool = False
+    memory: float = 0
 
 
 def find_noise(y: Tensor, known: Tensor | None, gram: Gram | None) -> Noise:
@@ -36,7 +39,7 @@ def find_noise(y: Tensor, known: Tensor | None, gram: Gram | None) -> Noise:
     """
     dark = None if gram is None else noise_in_the_dark(y, gram)
     if dark is not None:
-        return Noise(dark, measured=True)
+        return dark
     black = 0.0 if known is None else noise_on_black(y, known)
     return Noise(max(estimate_noise(y, known), black))
 
@@ -76,21 +79,27 @@ def noise_on_black(y: Tensor, known: Tensor) -> float:
     return math.sqrt(2 * float(lost.square().mean()))
 
 
-def noise_in_the_dark(y: Tensor, gram: Gram) -> float | None:
-    """Standard deviation of the noise of y in [0, 1], read off where the degradation left nothing else.
+def noise_in_the_dark(y: Tensor, gram: Gram) -> Noise | None:
+    """The noise of y in [0, 1], read off where the degradation left nothing else.
 
     A blur of sigma 3 leaves less than a thousandth of what is finer than five pixels: whatever a measurement holds
     there is noise. Of these frequencies the lowest are taken, as noise of lossy files falls with frequency and these
     are next to those where noise and picture are equals. None where nothing is so dark, as of small blurs, or where the
     `gram` does not go by frequency.
 
+    Noise of lossy files lasts: a codec writes nothing where nothing moves, so that the same noise stays for many
+    frames, and some of it follows what moves.
+
     y: (T', 3, H', W').
     """
     dark = (gram.spectrum[0, 0] < DARK) & (gram.spectrum[0, 0] > DARK / 1000)
     if gram.rows is None or len(y) * int(dark.sum()) < ENOUGH:
         return None
-    rotated = replace(gram, octaves=()).rotate(y.mean(1, keepdim=True))
-    return max(ROUNDING, math.sqrt(3 * float(rotated[:, 0, dark].square().mean())))
+    series = replace(gram, octaves=()).rotate(y.mean(1, keepdim=True))[:, 0, dark]
+    power = float(series.square().mean())
+    again = float((series[1:] * series[:-1]).mean()) if len(series) > 1 else 0.0
+    memory = min(LONGEST, max(0.0, again / max(power, 1e-12)))
+    return Noise(max(ROUNDING, math.sqrt(3 * power)), measured=True, memory=memory)
 
 
 def _response(y: Tensor, known: Tensor) -> float | None:

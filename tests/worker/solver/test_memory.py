@@ -1,15 +1,19 @@
 """The data step where frames were mixed: what an estimate is off by lasts, the longer the coarser."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
 from worker.demo import SAMPLE
+from worker.encode import write_clip
 from worker.measures import psnr
-from worker.solver.closed_form import Gram, closed_form, lasting
-from worker.solver.data_step import data_step
+from worker.solver.closed_form import Gram, closed_form, whitening
+from worker.solver.data_step import data_step, likely_error
 from worker.solver.evidence import autocorrelation
 from worker.solver.memory import UNTOLD, likely_memories, memory_of
+from worker.solver.noise import find_noise
 from worker.solver.operators import Chain, Mask, Operator
 from worker.solver.spatial import Downsample, GaussianBlur
 from worker.solver.temporal import TemporalAverage, TemporalDownsample
@@ -29,11 +33,10 @@ def posed(operators: list[Operator], y: Tensor) -> Gram:
     return gram
 
 
-def test_memory_takes_trust_and_gives_none() -> None:
-    """No memory is none, and with the longest what does not change counts as it did."""
-    torch.testing.assert_close(lasting(0.0, 9), torch.eye(9, dtype=torch.float64))
-    values = torch.linalg.eigvalsh(lasting(0.95, 9))
-    assert 0 < values[0] < 0.1 and values[-1] == pytest.approx(1)
+def test_noise_that_lasts_is_made_white() -> None:
+    noise = autocorrelation(0.7, 9)
+    white = whitening(noise)
+    torch.testing.assert_close(white @ noise @ white.T, torch.eye(9, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("height, width", [(1, 1), (5, 3), (64, 96), (33, 200)])
@@ -55,13 +58,14 @@ def test_the_octaves_are_every_frequency_once(height: int, width: int) -> None:
     ],
     ids=["blur", "pool", "bicubic"],
 )
-def test_the_correction_is_that_of_the_dense_equations(operators: list[Operator]) -> None:
-    """K A^T (A K A^T + rho I)^-1 r, where K goes by octaves of the frequencies that B keeps apart."""
+@pytest.mark.parametrize("lasts", [0.0, 0.6])
+def test_the_correction_is_that_of_the_dense_equations(operators: list[Operator], lasts: float) -> None:
+    """K A^T (A K A^T + rho N)^-1 r, where K goes by octaves of the frequencies that B keeps apart."""
     rho, frames = 0.05, 6
     spatial = Chain(operators[1:])
     x = random(frames, 1, 8, 12)
     residual = random(*Chain(operators).A(x).shape, seed=1)
-    gram = posed(operators, residual).remembering(MEMORIES)
+    gram = posed(operators, residual).remembering(MEMORIES, lasts)
     mix = gram.mix
     assert mix is not None and gram.rows is not None and gram.columns is not None
 
@@ -73,9 +77,10 @@ def test_the_correction_is_that_of_the_dense_equations(operators: list[Operator]
         for rows, columns in part:
             chosen[rows, columns] = True
         mine = rotation[chosen.flatten()]
-        gathered += torch.kron(lasting(memory, mix.shape[1]) @ mix.T, blur.T @ mine.T @ mine)
+        gathered += torch.kron(autocorrelation(memory, mix.shape[1]) @ mix.T, blur.T @ mine.T @ mine)
     degraded = torch.kron(mix, blur) @ gathered
-    system = degraded + rho * torch.eye(len(degraded), dtype=torch.float64)
+    pixels = residual[0].numel()
+    system = degraded + rho * torch.kron(autocorrelation(lasts, len(residual)), torch.eye(pixels).double())
     expected = gathered @ torch.linalg.solve(system, residual.flatten())
 
     found = gram.correction(gram.rotate(residual), rho)
@@ -159,3 +164,24 @@ def test_a_real_clip_comes_out_nearer_the_truth(operators: list[Operator]) -> No
         for one in (gram, remembering)
     )
     assert remembered > without + 0.05
+
+
+def test_a_still_clip_is_not_made_worse(tmp_path: Path) -> None:
+    """Noise of H.264 is the same in every frame of it; taken for white, what stands still is trusted far too much."""
+    sample = read_clip(SAMPLE, 9)
+    truth = sample.frames[:1].float().expand(9, -1, -1, -1)
+    chain = Chain([TemporalAverage(7), GaussianBlur(3.0)])
+    write_clip(tmp_path / "y.mp4", chain.A(truth), sample, pts=sample.pts[:9], crf=10)
+    y = read_clip(tmp_path / "y.mp4").frames.float()
+    gram = closed_form(chain, y)
+    assert gram is not None
+    noise = find_noise(y, None, gram)
+    assert noise.memory > 0.8
+    y, truth = 2 * y - 1, 2 * truth - 1
+    memories, found = likely_memories(gram, chain, y, 2 * noise.sigma), []
+    for memory in (0, noise.memory):
+        own = gram.remembering(memories, memory)
+        error = likely_error(own, own.rotate(y - chain.A(y)).mean(1, keepdim=True) * 3**0.5, 2 * noise.sigma)
+        found.append(psnr(data_step(chain, own, y, y, (2 * noise.sigma / error) ** 2), truth))
+    assert found[1] > psnr(y, truth) + 1
+    assert found[1] > found[0] + 1

@@ -95,3 +95,15 @@ def test_compression_shows_as_noise(clip: Tensor, tmp_path: Path) -> None:
         y = read_clip(tmp_path / "clip.mp4").frames.float()
         found.append(find_noise(y, None, closed_form(Chain([GaussianBlur(3.0)]), y)).sigma * 255)
     assert 0.29 < found[0] < 1 < found[1] < found[2] < 4
+
+
+@pytest.mark.parametrize("memory", [0.0, 0.5, 0.9])
+def test_noise_is_seen_to_last(clip: Tensor, memory: float) -> None:
+    blurred = GaussianBlur(3.0).A(clip)
+    noise = torch.randn(25, *clip.shape[1:], generator=torch.Generator().manual_seed(0))
+    for n in range(1, 25):
+        noise[n] = memory * noise[n - 1] + (1 - memory**2) ** 0.5 * noise[n]
+    y = blurred[:1] + noise / 255
+    found = find_noise(y, None, closed_form(Chain([GaussianBlur(3.0)]), y))
+    assert found.memory == pytest.approx(memory, abs=0.05)
+    assert find_noise(y[:1], None, closed_form(Chain([GaussianBlur(3.0)]), y[:1])).memory == 0
