@@ -26,8 +26,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[worker,local,dev]'
 	@touch $@
 
+# Two at a time, each computing on one core: most tests wait, or compute too little to fill more.
 test: setup ## run the tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 demo: setup ## restore the sample clip, end to end
 	$(BIN)/vxl demo

@@ -4,7 +4,7 @@ The worker's task and `vxl restore` both come through here.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from math import sqrt
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -231,8 +231,8 @@ class Pipeline:
             now = end - part.true.start
             yield Shown(part.true.start, done[0][:now], done[1][:now], None if truth is None else truth[:now])
             held = (done[0][now:], done[1][now:])
-        measured_frames = [scene.start, scene.stop]
-        outcome.scenes.append({"frames": measured_frames, "noise_sigma": problem.noise.sigma, "parts": len(parts)})
+        told = {f"noise_{name}": value for name, value in asdict(problem.noise).items() if name != "measured"}
+        outcome.scenes.append({"frames": [scene.start, scene.stop], **told, "parts": len(parts)})
         if self._moving:
             index = next(n for n, step in enumerate(self.stated) if isinstance(step, Mask))
             self._mask_first += timeline.reaching[index]

@@ -71,7 +71,7 @@ class Problem:
             return chosen | {"cg_iterations": PUBLISHED_ITERATIONS}
         trust = {name: getattr(self.tuning, name) for name in ("floor", "slope", "chroma")}
         memories = [octave.memory for octave in self.gram.octaves] if self.gram is not None else []
-        return chosen | trust | {"memories": memories, "noise_memory": self.noise.memory, "rho": data_step.rho}
+        return chosen | trust | {"memories": memories, "rho": data_step.rho}
 
     def degraded_by(self, operator: Chain) -> "Problem":
         """The same measurement by other operators, that give frames of the same size and number."""
@@ -126,7 +126,7 @@ def _remembering(gram: Gram | None, operator: Chain, y: Tensor, noise: Noise) ->
     if gram is None or gram.mix is None:
         return gram
     memories = likely_memories(gram, operator, y, 2 * noise.sigma)
-    return gram.remembering(memories, noise.memory)
+    return gram.remembering(memories, noise.memory, noise.rise)
 
 
 @dataclass(frozen=True)

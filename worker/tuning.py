@@ -27,7 +27,7 @@ PAPER = Tuning()
 # near, so small a prior does best on little. By the labels of `task_of`.
 BUNDLED: dict[str, Tuning] = {
     Task.deblur: Tuning(tau=0.30, eta=1, lowpass=0.7, floor=0.13, slope=0.2, chroma=4),
-    Task.deblur_plus: Tuning(tau=0.09, eta=0.3, lowpass=0.7, floor=0.08, slope=0.26, chroma=8),
+    Task.deblur_plus: Tuning(tau=0.09, eta=0.3, lowpass=0.7, floor=0.16, slope=0.26, chroma=8),
     Task.inpaint: Tuning(tau=0.05, eta=1, lowpass=0.7, floor=0.06, slope=0.3, chroma=16),
     Task.inpaint_plus: Tuning(tau=0.05, eta=1, lowpass=0.7, floor=0.06, slope=0.3, chroma=16),
     Task.super_resolution_x4: Tuning(tau=0.15, eta=0.3, lowpass=0.7, floor=0.06, slope=0.1, chroma=4),

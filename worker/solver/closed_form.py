@@ -1,7 +1,7 @@
 """Inverting A K A^T + rho N without iterations, wherever A = M (x) B, M mixing frames and B acting on each frame alike.
 
 K and N are how errors and noise of different frames go together, c^|i - j|: errors with a memory c for each octave of
-spatial frequency, noise with one for all, as noise of lossy files lasts where the picture does.
+spatial frequency, noise with one for all but a strength for each, as noise of lossy files lasts and is mostly coarse.
 
 - W M K M^T W^T = U S U^T with W N W^T = I, by an eigendecomposition of a matrix the size of the clip's length.
 - B of mirror-symmetric blurs and mean-pools: B B^T is diagonal under the DCT-II, as mirrored edges stay mirrored.
@@ -60,16 +60,19 @@ class Gram:
     mix: Tensor | None = None
     octaves: tuple[Octave, ...] = ()
 
-    def remembering(self, memories: Sequence[float], noise: float = 0) -> "Gram":
+    def remembering(self, memories: Sequence[float], noise: float = 0, rise: Sequence[float] = ()) -> "Gram":
         """The same for errors of these memories c, 0 <= c < 1, one for each of `parts`, or one for all.
 
-        noise: the memory of the measurement's noise.
+        noise: the memory of the measurement's noise. rise: how strong it is in each of them; 1 if nothing is given.
         """
         if self.mix is None:
             return self
         parts = [WHOLE] if len(memories) == 1 else self.parts()
         white = whitening(autocorrelation(noise, len(self.mix)))
-        octaves = [_octave(c, where, self.mix, white, self.spectrum) for where, c in zip(parts, memories, strict=True)]
+        octaves = [
+            _octave(memory, where, self.mix, white / strength, self.spectrum)
+            for where, memory, strength in zip(parts, memories, rise or [1.0] * len(parts), strict=True)
+        ]
         return replace(self, octaves=tuple(octaves))
 
     def parts(self) -> list[Rectangles]:

@@ -8,7 +8,7 @@ errors of x0 as K: I where frames are on their own, and where they were mixed as
 published solver leaves rho out and stops conjugate gradients early; on 8-bit video that diverges (docs/algorithm.md).
 
 What x0 fails to explain tells how far it is off: y - A x0 is likeliest under N(0, r^2 A K A^T + sigma_y^2 N) for one r.
-Where that is less than the settings of a task allow, r is taken half way between (docs/decisions.md).
+Where that is less than the settings of a task allow, r is two thirds of the way there (docs/decisions.md).
 
 Brightness and colour may have a rho each. H.264 keeps colour at half the resolution, while colour of photographs has
 little detail to lose, so that there the prior's word counts for more.
@@ -35,6 +35,7 @@ OPPONENT = torch.tensor(
 
 EIGENVALUE_BINS = 181  # twenty to a decade
 LEAST_ERROR = 1e-4  # of pixels in [-1, 1]
+TOWARDS_LIKELY = 2 / 3  # from what is allowed, as factors go
 
 
 def data_step(operator: Operator, gram: Gram | None, x0: Tensor, y: Tensor, rho: Rho) -> Tensor:
@@ -91,8 +92,9 @@ class Proximal:
             off = conjugate_gradients(self.operator, self.operator.A_adjoint(residual), rho * self._weights)
         else:
             residual = self.gram.rotate(residual)
-            if self.trust.known:  # half way to what is likely, as x0 was fitted to y before and looks nearer than it is
-                error = math.sqrt(error * min(error, likely_error(self.gram, residual[:, :1], self.trust.noise)))
+            if self.trust.known:  # not all the way, as x0 was fitted to y before and looks nearer than it is
+                likely = min(error, likely_error(self.gram, residual[:, :1], self.trust.noise))
+                error = error ** (1 - TOWARDS_LIKELY) * likely**TOWARDS_LIKELY
             rho = self._rho(error)
             off = self.gram.correction(residual, rho * self._weights)
         return mix_channels(OPPONENT.T, x0 + off)

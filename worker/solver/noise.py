@@ -1,13 +1,15 @@
 """How noisy a measurement is, when nobody says."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worker.solver.closed_form import Gram
+from worker.solver.closed_form import OCTAVES, Gram
 
 COMPRESSION = 1.0 / 255  # what H.264 leaves at visually lossless settings; rounding to 8 bits alone leaves 0.29 / 255
 ENOUGH = 1000  # responses below which there is nothing to estimate from
@@ -15,6 +17,7 @@ SAMPLES = 1 << 20
 ROUNDING = 0.29 / 255  # what 8 bits leave
 DARK = 1e-6  # eigenvalue of A A^T, below which a picture is a thousandth of itself
 LONGEST = 0.95  # memory of noise; beyond it what changes would be all but free of noise
+STEEPEST = 1.0  # falling as 1 / f
 BLACK = 0.05  # mean of lost pixels, beyond which they are not taken for black ones with noise
 
 
@@ -24,12 +27,14 @@ class Noise:
 
     measured: whether it was read where nothing else is and to a few percent; not stated by somebody, guessed among
     texture, or told from black pixels, which show half of it. memory: its correlation from one frame to the next, in
-    [0, 1); 0 where it was not measured.
+    [0, 1). rise: how many times sigma it is in each of the OCTAVES of spatial frequency. Where it was not measured
+    noise is white: 0 and nothing.
     """
 
     sigma: float
     measured: bool = False
     memory: float = 0
+    rise: Sequence[float] = ()
 
 
 def find_noise(y: Tensor, known: Tensor | None, gram: Gram | None) -> Noise:
@@ -88,18 +93,32 @@ def noise_in_the_dark(y: Tensor, gram: Gram) -> Noise | None:
     `gram` does not go by frequency.
 
     Noise of lossy files lasts: a codec writes nothing where nothing moves, so that the same noise stays for many
-    frames, and some of it follows what moves.
+    frames, and some of it follows what moves. How it falls is told from what is darker still, and half of that, as
+    exponents go, believed: coarse detail may be nearly free of noise, or full of it (docs/decisions.md).
 
     y: (T', 3, H', W').
     """
-    dark = (gram.spectrum[0, 0] < DARK) & (gram.spectrum[0, 0] > DARK / 1000)
+    spectrum = gram.spectrum[0, 0]
+    dark, darkest = (spectrum < DARK) & (spectrum > DARK / 1000), spectrum <= DARK / 1000
     if gram.rows is None or len(y) * int(dark.sum()) < ENOUGH:
         return None
-    series = replace(gram, octaves=()).rotate(y.mean(1, keepdim=True))[:, 0, dark]
-    power = float(series.square().mean())
+    rotated = replace(gram, octaves=()).rotate(y.mean(1, keepdim=True))[:, 0]
+    series = rotated[:, dark]
+    power = max(1e-12, float(series.square().mean()))
     again = float((series[1:] * series[:-1]).mean()) if len(series) > 1 else 0.0
-    memory = min(LONGEST, max(0.0, again / max(power, 1e-12)))
-    return Noise(max(ROUNDING, math.sqrt(3 * power)), measured=True, memory=memory)
+    fall, at = 0.0, 1.0
+    if len(y) * int(darkest.sum()) >= ENOUGH:
+        rows, columns = (torch.arange(n, device=y.device) / (2 * n) for n in spectrum.shape)
+        frequency = torch.hypot(rows[:, None], columns)
+        at, beyond = (float(frequency[where].mean()) for where in (dark, darkest))
+        less = max(1e-12, float(rotated[:, darkest].square().mean()))
+        fall = min(STEEPEST, max(0.0, math.log(power / less) / (2 * math.log(beyond / at))))
+    return Noise(
+        max(ROUNDING, math.sqrt(3 * power)),
+        measured=True,
+        memory=min(LONGEST, max(0.0, again / power)),
+        rise=tuple((2 * at / (low + high)) ** (fall / 2) for low, high in pairwise((0, *OCTAVES))),
+    )
 
 
 def _response(y: Tensor, known: Tensor) -> float | None:

@@ -21,6 +21,7 @@ from worker.video import read_clip
 
 NOISE = 0.01
 MEMORIES = (0.9, 0.7, 0.5, 0.3, 0.1, 0.0)
+RISE = (2.0, 1.7, 1.4, 1.2, 1.0, 0.9)
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -60,27 +61,28 @@ def test_the_octaves_are_every_frequency_once(height: int, width: int) -> None:
 )
 @pytest.mark.parametrize("lasts", [0.0, 0.6])
 def test_the_correction_is_that_of_the_dense_equations(operators: list[Operator], lasts: float) -> None:
-    """K A^T (A K A^T + rho N)^-1 r, where K goes by octaves of the frequencies that B keeps apart."""
+    """K A^T (A K A^T + rho N)^-1 r, where K and N go by octaves of the frequencies that B keeps apart."""
     rho, frames = 0.05, 6
     spatial = Chain(operators[1:])
     x = random(frames, 1, 8, 12)
     residual = random(*Chain(operators).A(x).shape, seed=1)
-    gram = posed(operators, residual).remembering(MEMORIES, lasts)
+    gram = posed(operators, residual).remembering(MEMORIES, lasts, RISE)
     mix = gram.mix
     assert mix is not None and gram.rows is not None and gram.columns is not None
 
     blur = dense_frame(spatial, x)
     rotation = torch.kron(gram.rows, gram.columns)
     gathered = torch.zeros(mix.shape[1] * blur.shape[1], residual.numel(), dtype=torch.float64)
-    for part, memory in zip(gram.parts(), MEMORIES, strict=True):
+    noise = torch.zeros(residual[0].numel(), residual[0].numel(), dtype=torch.float64)
+    for part, memory, strength in zip(gram.parts(), MEMORIES, RISE, strict=True):
         chosen = torch.zeros(gram.spectrum.shape[-2:], dtype=torch.bool)
         for rows, columns in part:
             chosen[rows, columns] = True
         mine = rotation[chosen.flatten()]
+        noise += strength**2 * mine.T @ mine
         gathered += torch.kron(autocorrelation(memory, mix.shape[1]) @ mix.T, blur.T @ mine.T @ mine)
     degraded = torch.kron(mix, blur) @ gathered
-    pixels = residual[0].numel()
-    system = degraded + rho * torch.kron(autocorrelation(lasts, len(residual)), torch.eye(pixels).double())
+    system = degraded + rho * torch.kron(autocorrelation(lasts, len(residual)), noise)
     expected = gathered @ torch.linalg.solve(system, residual.flatten())
 
     found = gram.correction(gram.rotate(residual), rho)

@@ -97,6 +97,23 @@ def test_compression_shows_as_noise(clip: Tensor, tmp_path: Path) -> None:
     assert 0.29 < found[0] < 1 < found[1] < found[2] < 4
 
 
+def test_noise_of_lossy_files_is_seen_to_be_coarse(clip: Tensor, tmp_path: Path) -> None:
+    """It rises towards coarse detail, by less than it really does."""
+    blurred = GaussianBlur(3.0).A(clip)
+    write_clip(tmp_path / "clip.mp4", blurred, read_clip(SAMPLE, 5), pts=[0, 512, 1024, 1536, 2048], crf=10)
+    y = read_clip(tmp_path / "clip.mp4").frames.float()
+    gram = closed_form(Chain([GaussianBlur(3.0)]), y)
+    assert gram is not None
+    rise = find_noise(y, None, gram).rise
+    noise = gram.rotate((y - blurred).mean(1, keepdim=True))
+    real = [
+        float(torch.cat([noise[..., rows, columns].flatten() for rows, columns in where]).square().mean().sqrt())
+        for where in gram.parts()
+    ]
+    assert list(rise) == sorted(rise, reverse=True)
+    assert 1.2 < rise[0] / rise[4] < real[0] / real[4]
+
+
 @pytest.mark.parametrize("memory", [0.0, 0.5, 0.9])
 def test_noise_is_seen_to_last(clip: Tensor, memory: float) -> None:
     blurred = GaussianBlur(3.0).A(clip)
@@ -106,4 +123,5 @@ def test_noise_is_seen_to_last(clip: Tensor, memory: float) -> None:
     y = blurred[:1] + noise / 255
     found = find_noise(y, None, closed_form(Chain([GaussianBlur(3.0)]), y))
     assert found.memory == pytest.approx(memory, abs=0.05)
+    assert found.rise == pytest.approx([1] * 6, abs=0.15)  # it is white in each frame
     assert find_noise(y[:1], None, closed_form(Chain([GaussianBlur(3.0)]), y[:1])).memory == 0
