@@ -39,7 +39,7 @@ def test_noise_never_makes_the_data_step_lose(prior: DiffusersPrior, truth: Tens
 def test_what_is_not_stated_comes_from_the_clip(prior: DiffusersPrior, truth: Tensor) -> None:
     """The noise is estimated, never below what compression leaves, and rho grows with its square."""
     task = degradations_of(Task.super_resolution_x4)
-    small = torch.nn.functional.avg_pool2d(truth, 4)
+    small = torch.nn.functional.avg_pool2d(truth[:5], 4)
 
     def posed(y: Tensor, sigma: float | None = None) -> list[float]:
         problem = pose(prior, y, task, Beside(), sigma, SolverSettings(), micro_batch=4)
