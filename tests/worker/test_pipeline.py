@@ -134,7 +134,8 @@ def test_a_long_clip_in_parts_is_as_good_as_whole(run: Run, tmp_path: Path) -> N
     assert [scene["parts"] for scene in whole.scenes] == [1]
     assert parts.scenes[0]["parts"] > 2
     assert parts.frames == whole.frames == 25
-    assert parts.compared["psnr"] > whole.compared["psnr"] - 0.05  # the mean of two where parts overlap may gain a bit
+    gained = parts.compared["psnr"] - whole.compared["psnr"]
+    assert -0.05 < gained < 0.2  # where parts overlap the result is a mean of two, which may gain a bit
     apart = psnr(output(parts), output(whole))
     assert apart > whole.compared["psnr"] + 12  # they differ by a quarter of what they are off, or less
     assert parts.compared["psnr"] > parts.compared["psnr_before"] + 1
