@@ -17,6 +17,7 @@ Columns of `tasks`, PSNR in dB:
 
     given   what came in, on the grid of the clip: lost pixels black, small clips enlarged bicubically
     lift    what the solver starts from
+    fixed   the data step alone, with the trust of the loop's own last step
     data    the data step alone, with the trust that suits it best (the truth being known, which the solver has not)
     full    the whole loop
 
@@ -95,12 +96,13 @@ class Bench:
     def tasks(self) -> None:
         """Every task on every clip."""
         print(
-            "| clip | task | given | lift | data | full | SSIM | | sharp | | VMAF | | warp | | | residual | s/frame |"
+            "| clip | task | given | lift | fixed | data | full "
+            "| SSIM | | sharp | | VMAF | | warp | | | residual | s/frame |"
         )
-        print("|---" * 17 + "|")
+        print("|---" * 18 + "|")
         ends: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
         for name, truth in self.truths.items():
-            print(f"| {name} | (autoencoder) | | | | {self.ceiling(truth):.2f} |" + " |" * 11)
+            print(f"| {name} | (autoencoder) | | | | | {self.ceiling(truth):.2f} |" + " |" * 11)
             for task in self.args.tasks:
                 case = self.case(name, task)
                 cells, full = self._row(case)
@@ -116,13 +118,14 @@ class Bench:
         problem, truth = self.posed(case), case.truth
         lifted = ((problem.lifted + 1) / 2).clamp(0, 1)
         given = lifted if case.measured.shape != truth.shape else case.measured
+        fixed = self.sent_back(2 * data_alone(problem) - 1, case)
         data = self.sent_back(2 * best_data_alone(case, problem) - 1, case)
         started = time.monotonic()
         x = solve(self.prior, problem, self.settings)
         seconds = (time.monotonic() - started) / len(x)
         full = self.sent_back(x, case)
         both = (data, full)
-        cells = [f"{psnr(clip, truth):.2f}" for clip in (given, lifted, *both)]
+        cells = [f"{psnr(clip, truth):.2f}" for clip in (given, lifted, fixed, *both)]
         cells += [f"{ssim(clip, truth):.3f}" for clip in both]
         cells += [f"{sharpness(clip, truth):.3f}" for clip in both]
         cells += [f"{vmaf(clip, truth):.1f}" for clip in both]

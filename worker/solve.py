@@ -11,7 +11,7 @@ from app import degradations as stated
 from app.degradations import Degradation
 from app.restoration import SolverSettings
 from worker.solver.closed_form import Gram, closed_form
-from worker.solver.data_step import Proximal, Trust
+from worker.solver.data_step import Proximal, Trust, further_off
 from worker.solver.kernels import disc_kernel, gaussian_kernel, motion_kernel
 from worker.solver.memory import likely_memories
 from worker.solver.noise import Noise, find_noise
@@ -162,8 +162,12 @@ class Setup:
             y = y * known  # whatever the file holds where pixels are lost, it is no measurement
         lifted = operator.lift(y)
         gram = _remembering(gram, operator, y, noise)
+        tuning = self.tuning
+        if gram is not None and gram.mixes_spectra and not noise.measured:
+            off = further_off(gram, operator, lifted, y, 2 * noise.sigma)
+            tuning = replace(tuning, floor=off * tuning.floor, slope=off * tuning.slope)
         tiling = Tiling.within(self.tile_pixels, lifted.shape[-2], lifted.shape[-1], self.multiple)
-        return Problem(operator, gram, y, lifted, noise, self.sampling, self.tuning, tiling, self.published)
+        return Problem(operator, gram, y, lifted, noise, self.sampling, tuning, tiling, self.published)
 
 
 def setup(

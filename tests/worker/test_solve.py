@@ -7,11 +7,12 @@ import torch
 from consistency import NOISES, row
 from torch import Tensor
 
-from app.degradations import Task, degradations_of
+from app.degradations import Degradation, Task, degradations_of
 from app.restoration import SolverSettings
 from worker.demo import SAMPLE
-from worker.solve import pose, solve
+from worker.solve import operator_of, pose, solve
 from worker.solver.prior import DiffusersPrior, load_prior
+from worker.tuning import BUNDLED
 from worker.video import Beside, read_clip
 
 
@@ -55,3 +56,19 @@ def test_what_is_not_stated_comes_from_the_clip(prior: DiffusersPrior, truth: Te
     stated, doubled = posed(small, 0.01), posed(small, 0.02)
     assert stated[0] == 0.01
     assert math.isclose(doubled[1], 4 * stated[1])
+
+
+def test_the_first_guess_of_what_moves_fast_is_taken_to_be_further_off(prior: DiffusersPrior, truth: Tensor) -> None:
+    """Only where frames were mixed: else there is nothing that a still clip would not have too."""
+
+    def floor(frames: Tensor, task: Task) -> float:
+        stated: list[Degradation] = degradations_of(task)
+        y = operator_of(stated, Beside(), prior.device).A(2 * frames - 1)
+        return pose(prior, (y + 1) / 2, stated, Beside(), None, SolverSettings(), micro_batch=4).tuning.floor
+
+    still = truth[:1].expand(9, -1, -1, -1).contiguous()
+    fast = torch.stack([truth[0].roll(32 * n, -1) for n in range(9)])
+    plus, alone = Task.super_resolution_x4_plus, Task.super_resolution_x4
+    assert floor(still, plus) == BUNDLED[plus].floor
+    assert BUNDLED[plus].floor < floor(fast, plus) <= 4 * BUNDLED[plus].floor
+    assert floor(fast, alone) == BUNDLED[alone].floor

@@ -75,6 +75,11 @@ class Gram:
         ]
         return replace(self, octaves=tuple(octaves))
 
+    @property
+    def mixes_spectra(self) -> bool:
+        """Whether frames are mixed, and their coefficients go by frequency."""
+        return self.mix is not None and self.rows is not None
+
     def parts(self) -> list[Rectangles]:
         """Octaves of the spectrum from the coarsest on, as rectangles; all of it where it does not go by frequency."""
         if self.rows is None:

@@ -36,6 +36,8 @@ OPPONENT = torch.tensor(
 EIGENVALUE_BINS = 181  # twenty to a decade
 LEAST_ERROR = 1e-4  # of pixels in [-1, 1]
 TOWARDS_LIKELY = 2 / 3  # from what is allowed, as factors go
+USUAL = 0.4  # likely error of a first guess at frames that were mixed; more of what moves fast only
+FURTHEST = 4.0  # times as far off as usual
 
 
 def data_step(operator: Operator, gram: Gram | None, x0: Tensor, y: Tensor, rho: Rho) -> Tensor:
@@ -126,6 +128,17 @@ def likely_error(gram: Gram, rotated: Tensor, noise: float) -> float:
         else:
             high = middle
     return math.exp(high)
+
+
+def further_off(gram: Gram, operator: Operator, lifted: Tensor, y: Tensor, noise: float) -> float:
+    """How many times further off than usual estimates are to be taken, from what the first guess fails to explain.
+
+    Where frames were mixed that move fast, the first guess is likely to be further off than the usual, and the best r_t
+    grows about with the square of that (docs/decisions.md). noise: standard deviation of that of y, on its scale.
+    """
+    brightness = mix_channels(OPPONENT[:1], y - operator.A(lifted))
+    likely = likely_error(gram, gram.rotate(brightness), noise)
+    return min(FURTHEST, max(1.0, likely / USUAL) ** 2)
 
 
 def mix_channels(matrix: Tensor, x: Tensor) -> Tensor:

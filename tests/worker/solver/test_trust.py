@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from worker.solver.closed_form import Gram, closed_form
-from worker.solver.data_step import Proximal, Trust, likely_error
+from worker.solver.data_step import Proximal, Trust, further_off, likely_error
 from worker.solver.operators import Chain, Mask
 from worker.solver.schedule import Schedule, scaled_linear
 from worker.solver.spatial import Downsample, GaussianBlur
@@ -41,6 +41,13 @@ def posed(operator: Chain, error: float) -> tuple[Tensor, Tensor, Gram]:
 def test_the_error_of_an_estimate_is_read_off_what_it_fails_to_explain(operator: Chain, error: float) -> None:
     y, x0, gram = posed(operator, error)
     assert likely_error(gram, gram.rotate(y - operator.A(x0)), NOISE) == pytest.approx(error, rel=0.1)
+
+
+@pytest.mark.parametrize(("error", "off"), [(0.1, 1.0), (0.6, 2.25), (2.0, 4.0)])
+def test_how_far_off_grows_with_the_square_of_what_is_usual(error: float, off: float) -> None:
+    operator = OPERATORS["plus"]
+    y, x0, gram = posed(operator, error)
+    assert further_off(gram, operator, x0, y, NOISE) == pytest.approx(off, rel=0.05)
 
 
 def test_an_estimate_that_explains_all_but_the_noise_is_left_alone() -> None:
