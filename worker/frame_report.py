@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worker.measures import warp_error
+from worker.solver.noise import Noise
 
 DIGITS = 6
 FLOW_PIXELS = 1 << 19  # larger frames are halved before their motion is looked for, which takes a quarter of the time
@@ -20,6 +21,7 @@ class FrameReport:
         self._residuals: dict[int, tuple[float, float]] = {}
         self._warp_errors: list[float | None] = []
         self._dropped: set[int] = set()
+        self._detail = 0.0
         self._last: Tensor | None = None
         self._any = False
 
@@ -30,6 +32,11 @@ class FrameReport:
     def dropped(self, frames: list[int]) -> None:
         """Measured frames of the clip that were not taken for a mean of their neighbours."""
         self._dropped |= set(frames)
+
+    def heard(self, noise: Noise) -> None:
+        """What was taken for the noise of a part."""
+        if noise.is_detail:
+            self._detail = max(self._detail, noise.sigma)
 
     def cut(self) -> None:
         """What is shown next is another scene."""
@@ -61,7 +68,16 @@ class FrameReport:
         }
 
     def warnings(self, window: int) -> list[str]:
-        """One sentence, if frames were dropped. window: of the mean that was stated."""
+        """What makes the statement doubtful, a sentence each. window: of the mean that was stated."""
+        return self._sharper() + self._no_mean(window)
+
+    def _sharper(self) -> list[str]:
+        if not self._detail:
+            return []
+        levels = 255 * self._detail
+        return [f"the clip is sharper than stated: {levels:.0f} levels of detail are where that blur would leave none"]
+
+    def _no_mean(self, window: int) -> list[str]:
         if not self._dropped:
             return []
         frames = sorted(self._dropped)

@@ -281,6 +281,7 @@ class Pipeline:
         pixels = problem.y[0].numel()
         after, before = problem.residuals(x), problem.residuals(problem.lifted)
         self._report.explained(first, after, before)
+        self._report.heard(problem.noise)
         self._pixels += pixels * len(after)
         self._squares["noise_sigma"] += pixels * len(after) * problem.noise.sigma**2
         self._squares["residual"] += pixels * sum(one**2 for one in after)

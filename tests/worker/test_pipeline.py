@@ -19,7 +19,7 @@ from worker.scenes import scan
 from worker.solve import TILE_PIXELS
 from worker.solver.prior import DiffusersPrior, load_prior
 from worker.solver.restore import Stage
-from worker.solver.spatial import Downsample
+from worker.solver.spatial import Downsample, GaussianBlur
 from worker.video import Clip, read_clip
 
 CRF = 0
@@ -217,3 +217,19 @@ def test_small_frames_are_warned_of_unless_the_prior_was_made_for_them(
     assert run(source, **wanted).warnings == []
     (told,) = run(source, model=replace(prior, directory=tmp_path), **wanted).warnings
     assert "the nearest is 1280x768" in told
+
+
+@pytest.mark.parametrize("crf", [10, 40])
+def test_a_clip_that_is_sharper_than_stated_is_warned_of(run: Run, tmp_path: Path, crf: int) -> None:
+    """And neither the noise of a poor file nor strong white noise is taken for detail."""
+    clip = read_clip(SAMPLE, 5)
+    sharp = clip.frames.float()
+    blurred = GaussianBlur(3).A(sharp)
+    noisy = blurred + 0.1 * torch.randn(blurred.shape, generator=torch.Generator().manual_seed(0))
+    told: list[list[str]] = []
+    for frames in (sharp, blurred, noisy):
+        source = tmp_path / f"source{len(told)}.mp4"
+        write_clip(source, frames.clamp(0, 1), clip, pts=[512 * n for n in range(5)], crf=crf)
+        told.append(run(source, degradation=[{"kind": "gaussian_blur", "sigma": 3}], solver={"steps": 2}).warnings)
+    assert len(told[0]) == 1 and told[0][0].startswith("the clip is sharper than stated")
+    assert told[1] == told[2] == []
