@@ -36,6 +36,7 @@ OPPONENT = torch.tensor(
 EIGENVALUE_BINS = 181  # twenty to a decade
 LEAST_ERROR = 1e-4  # of pixels in [-1, 1]
 TOWARDS_LIKELY = 2 / 3  # from what is allowed, as factors go
+NOISES = (1.0, 1.4, 2.0, 2.8, 4.0, 5.7, 8.0)  # times what was taken for it
 USUAL = 0.4  # likely error of a first guess at frames that were mixed; more of what moves fast only
 FURTHEST = 4.0  # times as far off as usual
 
@@ -111,14 +112,26 @@ def likely_error(gram: Gram, rotated: Tensor, noise: float) -> float:
 
     rotated: y - A x0 in the gram's coordinates. Coefficients of about one eigenvalue are summed up first.
     """
+    return _likeliest(*_by_eigenvalue(gram, rotated), noise)
+
+
+def _by_eigenvalue(gram: Gram, rotated: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Squares of coefficients summed up, how many they are, and their eigenvalue; for each of the bins."""
     power, count = (torch.zeros(EIGENVALUE_BINS, dtype=torch.float64, device=rotated.device) for _ in range(2))
     for n, frame in enumerate(rotated):
         place = ((gram.eigenvalues(n).double().clamp(1e-9, 1).log() / math.log(1e-9)) * (EIGENVALUE_BINS - 1)).round()
         place = place.long().expand_as(frame).flatten()
         power.index_add_(0, place, frame.double().square().flatten())
         count.index_add_(0, place, torch.ones_like(place, dtype=torch.float64))
-    power, count = power.cpu(), count.cpu()
-    value = 1e-9 ** (torch.arange(EIGENVALUE_BINS, dtype=torch.float64) / (EIGENVALUE_BINS - 1))
+    return (
+        power.cpu(),
+        count.cpu(),
+        1e-9 ** (torch.arange(EIGENVALUE_BINS, dtype=torch.float64) / (EIGENVALUE_BINS - 1)),
+    )
+
+
+def _likeliest(power: Tensor, count: Tensor, value: Tensor, noise: float) -> float:
+    """The r under which `power` is likeliest, with `noise` beside it."""
     low, high = math.log(LEAST_ERROR), 0.0
     for _ in range(20):  # halvings, down to 1e-5 of r
         middle = (low + high) / 2
@@ -134,11 +147,17 @@ def further_off(gram: Gram, operator: Operator, lifted: Tensor, y: Tensor, noise
     """How many times further off than usual estimates are to be taken, from what the first guess fails to explain.
 
     Where frames were mixed that move fast, the first guess is likely to be further off than the usual, and the best r_t
-    grows about with the square of that (docs/decisions.md). noise: standard deviation of that of y, on its scale.
+    grows about with the square of that (docs/decisions.md). noise: standard deviation of that of y, on its scale, or
+    less: what mixing wiped out tells the likeliest.
     """
-    brightness = mix_channels(OPPONENT[:1], y - operator.A(lifted))
-    likely = likely_error(gram, gram.rotate(brightness), noise)
-    return min(FURTHEST, max(1.0, likely / USUAL) ** 2)
+    residual = gram.rotate(mix_channels(OPPONENT[:1], y - operator.A(lifted)))
+    power, count, value = _by_eigenvalue(gram, residual)
+    tries = []
+    for factor in NOISES:
+        error = _likeliest(power, count, value, factor * noise)
+        variance = error**2 * value + (factor * noise) ** 2
+        tries.append((-float((count * variance.log() + power / variance).sum()), error))
+    return min(FURTHEST, max(1.0, max(tries)[1] / USUAL) ** 2)
 
 
 def mix_channels(matrix: Tensor, x: Tensor) -> Tensor:
