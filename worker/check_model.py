@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from worker.solver.prior import DiffusersPrior
 
+app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
 console = Console()
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 TIMESTEPS = (41, 201, 401)
@@ -33,6 +34,7 @@ class NoiseError:
     of_zero: float
 
 
+@app.command()
 def check_model(
     model: Annotated[str, typer.Argument(help="a directory in diffusers format, a hub id, or `bundled`")],
     vae: Annotated[str | None, typer.Option(help="another autoencoder; VXL_VAE if not given")] = None,
@@ -146,4 +148,4 @@ def _overflow(prior: "DiffusersPrior") -> str:
 
 
 if __name__ == "__main__":
-    typer.run(check_model)
+    app(prog_name="vxl check-model")

@@ -30,9 +30,11 @@ from worker.video import Beside, Clip, read_clip
 SAMPLE = Path(__file__).resolve().parent.parent / "app" / "static" / "sample.mp4"
 CRF = 10  # of the degraded clip: what a careful client would send
 LINE = 4  # pixels between the pictures
+app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
 console = Console()
 
 
+@app.command()
 def demo(
     task: Annotated[Task, typer.Option(help="what to do to the sample clip, and have undone")] = Task.deblur,
     frames: Annotated[int, typer.Option(min=1, max=25)] = 25,
@@ -186,4 +188,4 @@ def show(task: Task, clips: dict[str, Tensor], truth: Tensor, job: dict[str, Any
 
 
 if __name__ == "__main__":
-    typer.run(demo)
+    app(prog_name="vxl demo")

@@ -24,9 +24,11 @@ from worker.control import NotFinite
 if TYPE_CHECKING:
     from worker.solver.restore import Stage
 
+app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
 console = Console(stderr=True)
 
 
+@app.command()
 def restore_file(
     source: Annotated[Path, typer.Argument(help="the degraded clip", exists=True, dir_okay=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="where the restored clip goes (mp4)")],
@@ -160,4 +162,4 @@ class _Bar(Progress):
 
 
 if __name__ == "__main__":
-    typer.run(restore_file)
+    app(prog_name="vxl restore")

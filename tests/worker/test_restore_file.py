@@ -22,6 +22,10 @@ def vxl(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
+def test_help_names_the_command_as_it_is_typed() -> None:
+    assert "Usage: vxl restore [OPTIONS]" in vxl("--help").stdout
+
+
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two frames of the sample clip, 64x40."""
