@@ -123,11 +123,8 @@ def _by_eigenvalue(gram: Gram, rotated: Tensor) -> tuple[Tensor, Tensor, Tensor]
         place = place.long().expand_as(frame).flatten()
         power.index_add_(0, place, frame.double().square().flatten())
         count.index_add_(0, place, torch.ones_like(place, dtype=torch.float64))
-    return (
-        power.cpu(),
-        count.cpu(),
-        1e-9 ** (torch.arange(EIGENVALUE_BINS, dtype=torch.float64) / (EIGENVALUE_BINS - 1)),
-    )
+    value = 1e-9 ** (torch.arange(EIGENVALUE_BINS, dtype=torch.float64) / (EIGENVALUE_BINS - 1))
+    return power.cpu(), count.cpu(), value
 
 
 def _likeliest(power: Tensor, count: Tensor, value: Tensor, noise: float) -> float:

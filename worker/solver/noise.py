@@ -18,8 +18,8 @@ ROUNDING = 0.29 / 255  # what 8 bits leave
 DARK = 1e-6  # eigenvalue of A A^T, below which a picture is a thousandth of itself
 LONGEST = 0.95  # memory of noise; beyond it what changes would be all but free of noise
 STEEPEST = 1.0  # falling as 1 / f
-LOUD = 12 / 255  # H.264 leaves at most 10 under a blur that was made (docs/decisions.md)
-LASTING = 0.3  # memory that white noise of 0.1 keeps under H.264 is 0.25 at most
+LOUD = 12 / 255  # H.264 at crf 40 leaves at most 10 under a blur that was made, of clean clips and noisy ones
+LASTING = 0.3  # white noise of 0.1 keeps a memory of 0.25 at most up to crf 28 (docs/decisions.md)
 BLACK = 0.05  # mean of lost pixels, beyond which they are not taken for black ones with noise
 
 
