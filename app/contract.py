@@ -167,8 +167,11 @@ class OutputInfo(BaseModel):
 class JobMetrics(BaseModel):
     """Measured, never estimated; null until known. The residual is RMS of y - A x in [0, 1] pixel units.
 
-    psnr (dB) and ssim compare the result, before it is encoded, with the clean clip where the job simulates; `_before`
-    is what the solver starts from.
+    All from psnr on compare the result, before it is encoded, with the clean clip where the job simulates; `_before` is
+    what the solver starts from. psnr: dB. vmaf: libvmaf's default model, 0 to 100; null for frames under 32 pixels.
+    warp_error: mean RMS in [0, 1] of each frame against the next one moved back onto it, along the clean clip's motion;
+    `_truth` is the clean clip's own. lpips, fvd: where the service has their networks; fvd of 16 frames at a time, from
+    32 on.
     """
 
     queue_seconds: float | None = None
@@ -181,6 +184,15 @@ class JobMetrics(BaseModel):
     psnr_before: float | None = None
     ssim: float | None = None
     ssim_before: float | None = None
+    vmaf: float | None = None
+    vmaf_before: float | None = None
+    warp_error: float | None = None
+    warp_error_before: float | None = None
+    warp_error_truth: float | None = None
+    lpips: float | None = None
+    lpips_before: float | None = None
+    fvd: float | None = None
+    fvd_before: float | None = None
 
 
 class Estimated(BaseModel):

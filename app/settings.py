@@ -34,6 +34,8 @@ class Settings(BaseSettings):
     device: str = "auto"
     micro_batch: int = Field(4, ge=1)
     part_frames: int = Field(25, ge=1, description="solved together; memory grows with it")
+    lpips: Path | None = Field(None, description="TorchScript of the network, for simulations")
+    fvd: Path | None = Field(None, description="TorchScript of the network, for simulations")
     tile_pixels: int = Field(1024 * 1024, ge=512 * 512, description="larger frames go through the prior in tiles")
 
     # What a client may send

@@ -24,7 +24,7 @@ Columns of `tasks`, PSNR in dB:
 then, of the last two, SSIM, sharpness (RMS gradient over the truth's), VMAF and warp error (RMS in levels of 255
 between frames moved onto each other along the truth's motion; the truth's own first); the RMS residual y - A x of the
 loop's result before it is written, in levels of 255; LPIPS and FVD where --lpips and --fvd name their networks
-(bench/learned.py).
+(worker/learned.py).
 """
 
 import argparse
@@ -38,18 +38,18 @@ import torch
 from cases import OUTPUT_CRF, SIX, SIZE, Case, degrade, scaled, size_of, through_h264
 from experiments import EXPERIMENTS, heatmap, variants
 from figures import draw_experiment, draw_heatmap, draw_spectra
-from learned import Learned
 from spectra import spectra
 from torch import Tensor
-from vmaf import vmaf
 
 from app.degradations import Task
 from app.restoration import SolverSettings
+from worker.learned import Learned
 from worker.measures import psnr, sharpness, ssim, warp_errors
 from worker.solve import Problem, solve
 from worker.solver.data_step import data_step
 from worker.solver.prior import DiffusersPrior, load_prior
 from worker.video import Clip, read_clip
+from worker.vmaf import vmaf
 
 SHOWN = ("tasks", *EXPERIMENTS, "heatmap", "spectrum")
 PLUS = ("deblur_plus", "super_resolution_x4_plus", "inpaint_plus")  # what the experiments are made on

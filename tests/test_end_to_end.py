@@ -269,6 +269,9 @@ def test_a_simulation_says_how_near_its_result_is(client: httpx.Client, tmp_path
     metrics = first["metrics"]
     assert metrics["psnr"] > metrics["psnr_before"] + 0.3
     assert metrics["ssim"] > metrics["ssim_before"]
+    assert 20 < metrics["vmaf"] < 100
+    assert 0 < metrics["warp_error_truth"] < metrics["warp_error"] < 0.1  # noise flickers
+    assert metrics["lpips"] is metrics["fvd"] is None
     assert metrics["noise_sigma"] == 0.02
     output = tmp_path / "output.mp4"
     output.write_bytes(client.get(first["urls"]["output"]).content)

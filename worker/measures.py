@@ -1,6 +1,7 @@
 """Measures of quality, for clips (T, 3, H, W) in [0, 1]."""
 
 import math
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -37,21 +38,43 @@ def warp_error(before: Tensor, after: Tensor, guide: tuple[Tensor, Tensor]) -> f
     """How far a frame is from the next one moved back onto it (Lai et al. 2018): RMS in [0, 1] over what both show.
 
     before, after: (3, H, W), consecutive. guide: the same two frames of the clip whose motion is taken, such as the
-    truth. The motion is DIS optical flow (Kroeger et al. 2016); a pixel counts where flow there and flow back agree
-    (Sundaram et al. 2010, eq. 5). NaN where none does, as across a cut, and for frames too small to have flow.
+    truth. NaN where neither has a pixel that the other shows too, as across a cut, and for frames too small to have
+    motion.
     """
-    there, back = _grey(guide[0]), _grey(guide[1])
+    motion = motion_between(*guide)
+    return math.nan if motion is None else motion.warp_error(before, after)
+
+
+@dataclass(frozen=True)
+class Motion:
+    """Where the pixels of a frame are in the next, and which of them are there.
+
+    flow: (H, W, 2), pixels. seen: (H, W).
+    """
+
+    flow: NDArray[np.float32]
+    seen: NDArray[np.bool_]
+
+    def warp_error(self, before: Tensor, after: Tensor) -> float:
+        """Of two frames (3, H, W) that move like this."""
+        one, two = (np.ascontiguousarray(x.float().permute(1, 2, 0).numpy()) for x in (before.cpu(), after.cpu()))
+        return float(np.sqrt(np.square(one - _moved(two, self.flow))[self.seen].mean()))
+
+
+def motion_between(before: Tensor, after: Tensor) -> Motion | None:
+    """DIS optical flow (Kroeger et al. 2016) of two frames (3, H, W) in [0, 1].
+
+    A pixel counts where flow there and flow back agree (Sundaram et al. 2010, eq. 5). None where none does.
+    """
+    there, back = _grey(before), _grey(after)
     if min(there.shape) < LEAST_FLOW:
-        return math.nan
+        return None
     dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     forth = dis.calc(there, back, None)  # type: ignore[call-overload]  # its stub wants a flow to fill
     home = _moved(dis.calc(back, there, None), forth)  # type: ignore[call-overload]
     gap = np.square(forth + home).sum(-1)
     seen = gap < 0.01 * (np.square(forth).sum(-1) + np.square(home).sum(-1)) + 0.5
-    if not seen.any():
-        return math.nan
-    one, two = (np.ascontiguousarray(x.float().permute(1, 2, 0).numpy()) for x in (before.cpu(), after.cpu()))
-    return float(np.sqrt(np.square(one - _moved(two, forth))[seen].mean()))
+    return Motion(forth, seen) if seen.any() else None
 
 
 def warp_errors(clip: Tensor, guide: Tensor) -> float:
@@ -70,25 +93,3 @@ def _moved(picture: NDArray[np.float32], flow: NDArray[np.float32]) -> NDArray[n
     rows, columns = np.indices(flow.shape[:2], dtype=np.float32)
     moved = cv2.remap(picture, columns + flow[..., 0], rows + flow[..., 1], cv2.INTER_CUBIC, None, cv2.BORDER_REPLICATE)
     return np.asarray(moved, dtype=np.float32)
-
-
-class Comparison:
-    """How near the clean clip a result is, and how near what the solver started from was; frame after frame."""
-
-    def __init__(self) -> None:
-        self._error = {"": 0.0, "_before": 0.0}
-        self._ssim = {"": 0.0, "_before": 0.0}
-        self._frames = 0
-
-    def add(self, restored: Tensor, lifted: Tensor, truth: Tensor) -> None:
-        """A frame of each, (3, H, W) in [0, 1]."""
-        truth = truth.to(restored.device).float()
-        for name, frame in (("", restored), ("_before", lifted)):
-            self._error[name] += float((frame - truth).square().mean())
-            self._ssim[name] += ssim(frame[None], truth[None])
-        self._frames += 1
-
-    def values(self) -> dict[str, float]:
-        """`psnr` (dB, of the whole clip) and `ssim` (mean over frames), each also with `_before`."""
-        errors = {f"psnr{name}": -10 * math.log10(max(1e-12, e / self._frames)) for name, e in self._error.items()}
-        return errors | {f"ssim{name}": s / self._frames for name, s in self._ssim.items()}

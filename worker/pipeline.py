@@ -15,12 +15,13 @@ from torch import Tensor
 from app.degradations import Mask, TemporalAverage, TemporalDownsample
 from app.restoration import Restoration
 from app.sizes import too_small_for_sdxl
+from worker.comparison import Comparison
 from worker.control import NotFinite
 from worker.encode import ResultWriter
 from worker.estimate import Estimate, estimate
 from worker.frame_report import FrameReport
 from worker.frames import FrameWindow, clip_window, mask_window
-from worker.measures import Comparison
+from worker.learned import Learned
 from worker.scenes import Scan
 from worker.simulate import random_mask, sent, size_at
 from worker.solve import Problem, operator_of, setup, solve, stated_noise
@@ -89,6 +90,7 @@ class Pipeline:
 
     seen: the source, scanned. mask, kernel: files that came with it. micro_batch: frames that go through the prior at a
     time. part_frames: true frames that are solved together. tile_pixels: larger frames go through the prior in tiles.
+    learned: measures for simulations, besides those that need no network.
     Raises ValueError where what is asked cannot be done, as NotIdentified where the clip does not tell what happened to
     it.
     """
@@ -106,8 +108,10 @@ class Pipeline:
         part_frames: int,
         tile_pixels: int,
         follower: Follower,
+        learned: Learned | None = None,
     ) -> None:
         self.prior, self.wanted, self.follower, self.part_frames = prior, wanted, follower, part_frames
+        self.comparison = Comparison(learned or Learned()) if wanted.simulate else None
         self.estimated = estimate(source, seen, follower.check) if wanted.blur else None
         self.stated = self.estimated.degradation if self.estimated else wanted.degradations()
         self.seen, self.info = seen, clip_info(source)
@@ -131,12 +135,13 @@ class Pipeline:
         self.follower.planned(count, len(self.setup.sampling.schedule.timesteps))
 
         look, _ = self._times(scenes[0])
-        comparison = Comparison() if self.wanted.simulate else None
         with ResultWriter(directory, look, self.wanted.output) as results:
             outcome = Outcome(results.files, [], estimated=self.estimated)
             for scene, timeline, parts in zip(scenes, timelines, plans, strict=True):
                 _, times = self._times(scene)
                 self._report.cut()
+                if self.comparison:
+                    self.comparison.cut()
                 for shown in self._solved(outcome, scene, timeline, parts):
                     for n in range(len(shown.restored)):
                         timestamp = times[shown.first + n]
@@ -145,8 +150,8 @@ class Pipeline:
                         results.add(shown.restored[n], shown.lifted[n], timestamp)
                         self._report.shown(shown.restored[n])
                         outcome.frames += 1
-                        if comparison and shown.truth is not None:
-                            comparison.add(shown.restored[n], shown.lifted[n], shown.truth[n])
+                        if self.comparison and shown.truth is not None:
+                            self.comparison.add(shown.restored[n], shown.lifted[n], shown.truth[n])
                         self.follower.check()
                     self.follower.measured("encode", len(shown.restored))
                     outcome.height, outcome.width = shown.restored.shape[-2:]
@@ -156,7 +161,7 @@ class Pipeline:
         outcome.per_frame = self._report.values()
         for name, squares in self._squares.items():
             setattr(outcome, name, sqrt(squares / self._pixels))
-        outcome.compared = comparison.values() if comparison else {}
+        outcome.compared = self.comparison.values() if self.comparison else {}
         return outcome
 
     # --- what happened to the clip

@@ -71,7 +71,7 @@ def restore_file(
         check_fit(wanted, extent, _mask_extent(mask), settings)
         with console.status("loading the prior"):
             from worker.pipeline import Pipeline
-            from worker.task import prior_of
+            from worker.task import learned_of, prior_of
 
             prior = prior_of(settings)
         with _Bar() as bar, TemporaryDirectory(dir=output.parent, prefix=".vxl-") as directory:
@@ -86,6 +86,7 @@ def restore_file(
                 part_frames=settings.part_frames,
                 tile_pixels=settings.tile_pixels,
                 follower=bar,
+                learned=learned_of(settings, prior),
             )
             outcome = pipeline.run(Path(directory))
             outcome.files["output"].replace(output)
@@ -108,12 +109,26 @@ def restore_file(
         steps = json.dumps([step.model_dump(exclude_none=True) for step in found.degradation])
         console.print(f"estimated {steps}, confidence {found.confidence:.2f}", highlight=False)
     if near := outcome.compared:
-        console.print(f"PSNR {near['psnr_before']:.2f} -> {near['psnr']:.2f} dB", highlight=False)
+        console.print(_compared(near), highlight=False)
 
 
 def _stated(degradation: str | None, **given: Any) -> Restoration:
     listed = [] if degradation is None else json.loads(degradation)
     return Restoration.model_validate(given | {"degradation": listed})
+
+
+def _compared(near: dict[str, float]) -> str:
+    """A line for each measure that was taken, before and after."""
+    told = {"psnr": ("PSNR", 2, " dB"), "ssim": ("SSIM", 4, ""), "vmaf": ("VMAF", 1, "")}
+    told |= {"warp_error": ("warp error", 4, ""), "lpips": ("LPIPS", 4, ""), "fvd": ("FVD", 1, "")}
+    lines = [
+        f"{name} {near[f'{measure}_before']:.{digits}f} -> {near[measure]:.{digits}f}{unit}"
+        for measure, (name, digits, unit) in told.items()
+        if measure in near
+    ]
+    if "warp_error_truth" in near:
+        lines.append(f"warp error of the clean clip {near['warp_error_truth']:.4f}")
+    return "\n".join(lines)
 
 
 def _mask_extent(path: Path | None) -> Extent | None:

@@ -36,6 +36,7 @@ from app.settings import Settings
 from app.store import Store
 from worker.card import card_of
 from worker.control import Control, DeviceLost, NotFinite, TaskFailed
+from worker.learned import Learned
 from worker.pipeline import Outcome, Pipeline
 from worker.progress import Meter
 from worker.scenes import scan
@@ -58,6 +59,11 @@ def load(settings: Settings, control: Control) -> "Restorer":
     settings.scratch.mkdir(parents=True, exist_ok=True)
     redis = Redis.from_url(settings.redis_url, socket_timeout=5)
     return Restorer(settings, control, prior_of(settings), Records(redis), Store(settings.files))
+
+
+def learned_of(settings: Settings, prior: DiffusersPrior) -> Learned:
+    """The learned measures that the settings name, beside the prior; ValueError where a file will not do."""
+    return Learned(settings.lpips, settings.fvd, prior.device)
 
 
 def prior_of(settings: Settings) -> DiffusersPrior:
@@ -88,7 +94,7 @@ class Restorer:
         self, settings: Settings, control: Control, prior: DiffusersPrior, records: Records, store: Store
     ) -> None:
         self.settings, self.control, self.prior = settings, control, prior
-        self.records, self.store = records, store
+        self.records, self.store, self.learned = records, store, learned_of(settings, prior)
         self.model, self.card = settings.model, card_of(prior)
         self.device = torch.cuda.get_device_name() if prior.device.type == "cuda" else "cpu"
         self.version = Version(service=version("vision-xl"), model=settings.model, weights_sha256=prior.weights_sha256)
@@ -140,6 +146,7 @@ class Restorer:
                 part_frames=self.settings.part_frames,
                 tile_pixels=self.settings.tile_pixels,
                 follower=meter,
+                learned=self.learned,
             )
             outcome = pipeline.run(scratch)
         except NotIdentified as error:

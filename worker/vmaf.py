@@ -1,0 +1,79 @@
+"""VMAF (Li et al. 2016), by the ffmpeg that comes with imageio-ffmpeg."""
+
+import json
+import subprocess
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import imageio_ffmpeg
+import structlog
+import torch
+from torch import Tensor
+
+log = structlog.get_logger(__name__)
+CHUNK = 25  # frames that are held, two more aside
+LEAST_SIDE = 32  # pixels; less than its four scales need
+
+
+def vmaf(clip: Tensor, truth: Tensor) -> float:
+    """Mean over frames of libvmaf's default model, 0 to 100; clips (T, 3, H, W) in [0, 1], at least 32 pixels a side.
+
+    The model was made for 1920x1080 seen from three heights away: on small frames its values are for comparing only.
+    """
+    values = _scores(_bytes(clip), _bytes(truth))
+    return sum(values) / len(values)
+
+
+class Vmaf:
+    """The same of clips of any length, frame by frame.
+
+    A frame's value depends on its neighbours, by how much moves between them, and on nothing further away. So chunks
+    that overlap by a frame on either side give what the whole would.
+    """
+
+    def __init__(self) -> None:
+        self._frames: list[tuple[Tensor, Tensor]] = []
+        self._values: list[float] = []
+        self._can = True
+
+    def add(self, frame: Tensor, truth: Tensor) -> None:
+        """The next frame and its truth, (3, H, W) in [0, 1]."""
+        if self._can and min(truth.shape[-2:]) >= LEAST_SIDE:
+            self._frames.append((_bytes(frame), _bytes(truth)))
+        if len(self._frames) == CHUNK + 2:
+            self._take(last=False)
+
+    def value(self) -> float | None:
+        """The mean over all frames; None where they are too small to have one, or ffmpeg cannot be run here."""
+        if len(self._frames) > min(1, len(self._values)):
+            self._take(last=True)
+        return sum(self._values) / len(self._values) if self._can and self._values else None
+
+    def _take(self, last: bool) -> None:
+        seen, true = (torch.stack(clip) for clip in zip(*self._frames, strict=True))
+        try:
+            scores = _scores(seen, true)
+        except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
+            log.warning("no VMAF: ffmpeg failed", reason=str(error))
+            self._frames, self._can = [], False
+            return
+        self._values += scores[min(1, len(self._values)) : None if last else -1]
+        self._frames = self._frames[-1:] if last else self._frames[-2:]
+
+
+def _bytes(x: Tensor) -> Tensor:
+    return (x.detach().cpu().float().clamp(0, 1) * 255).round().byte()
+
+
+def _scores(clip: Tensor, truth: Tensor) -> list[float]:
+    """One for each frame; clips (T, 3, H, W) of bytes."""
+    size = f"{clip.shape[-1]}x{clip.shape[-2]}"
+    with TemporaryDirectory() as directory:
+        seen, true, log = (Path(directory) / name for name in ("seen.rgb", "true.rgb", "log.json"))
+        for path, x in ((seen, clip), (true, truth)):
+            path.write_bytes(x.permute(0, 2, 3, 1).contiguous().numpy().tobytes())
+        raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-i"]
+        score = f"[0]format=yuv444p[a];[1]format=yuv444p[b];[a][b]libvmaf=log_fmt=json:log_path={log}"
+        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *raw, str(seen), *raw, str(true)]
+        subprocess.run([*command, "-lavfi", score, "-f", "null", "-"], check=True)
+        return [frame["metrics"]["vmaf"] for frame in json.loads(log.read_text())["frames"]]
