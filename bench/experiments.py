@@ -55,7 +55,7 @@ def iterated(problem: Problem, iterations: int) -> DataStep:
     def step(x0: Tensor, t: int) -> Tensor:
         rho = (problem.trust.noise / problem.trust.error(problem.sampling.schedule, t)) ** 2
         b = problem.operator.A_adjoint(problem.y - problem.operator.A(x0))
-        return x0 + conjugate_gradients(problem.operator, b, rho, tolerance=0, max_iterations=iterations)
+        return x0 + conjugate_gradients(problem.operator, b, rho, tolerance=0, max_iterations=iterations).x
 
     return step
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worker.measures import warp_error
+from worker.solver.data_step import MOST_ITERATIONS, TOLERANCE
 from worker.solver.noise import Noise
 
 DIGITS = 6
@@ -21,7 +22,7 @@ class FrameReport:
         self._residuals: dict[int, tuple[float, float]] = {}
         self._warp_errors: list[float | None] = []
         self._dropped: set[int] = set()
-        self._detail = 0.0
+        self._detail = self._unsolved = 0.0
         self._last: Tensor | None = None
         self._any = False
 
@@ -37,6 +38,10 @@ class FrameReport:
         """What was taken for the noise of a part."""
         if noise.is_detail:
             self._detail = max(self._detail, noise.sigma)
+
+    def fitted(self, unsolved: list[float]) -> None:
+        """What the iterations of a part's data steps left, relative to what they started from."""
+        self._unsolved = max([self._unsolved, *unsolved])
 
     def cut(self) -> None:
         """What is shown next is another scene."""
@@ -69,13 +74,19 @@ class FrameReport:
 
     def warnings(self, window: int) -> list[str]:
         """What makes the statement doubtful, a sentence each. window: of the mean that was stated."""
-        return self._sharper() + self._no_mean(window)
+        return self._sharper() + self._not_solved() + self._no_mean(window)
 
     def _sharper(self) -> list[str]:
         if not self._detail:
             return []
         levels = 255 * self._detail
         return [f"the clip is sharper than stated: {levels:.0f} levels of detail are where that blur would leave none"]
+
+    def _not_solved(self) -> list[str]:
+        if self._unsolved <= TOLERANCE:
+            return []
+        told = f"the data step ended after {MOST_ITERATIONS} iterations with {self._unsolved:.1g} of its residual left"
+        return [f"{told}, not {TOLERANCE:.0g}: the noise stated may be less than the clip has"]
 
     def _no_mean(self, window: int) -> list[str]:
         if not self._dropped:

@@ -228,6 +228,7 @@ class Pipeline:
             if not x.isfinite().all():
                 raise NotFinite
             self._account(problem, x, scene.start + part.measured.start)
+            self._report.fitted(getattr(data_step, "unsolved", []))
             outcome.settings = outcome.settings or problem.settings(data_step)
             done = [(z.clamp(-1, 1) + 1) / 2 for z in (x, problem.lifted)]
             if held is not None:

@@ -14,7 +14,7 @@ from worker.solver.closed_form import Gram, closed_form
 from worker.solver.data_step import Proximal, Trust, further_off
 from worker.solver.kernels import disc_kernel, gaussian_kernel, motion_kernel
 from worker.solver.memory import likely_memories
-from worker.solver.noise import Noise, find_noise
+from worker.solver.noise import ROUNDING, Noise, find_noise
 from worker.solver.operators import Chain, Mask, Operator
 from worker.solver.prior import DiffusersPrior
 from worker.solver.published import published_data_step, published_operators, published_sampling
@@ -28,7 +28,6 @@ from worker.video import Beside
 
 PUBLISHED_ITERATIONS = 10
 TILE_PIXELS = 1024 * 1024  # about what SDXL was trained on
-LEAST_NOISE = 1e-4  # a client may state none at all; the data step still divides by it
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,8 @@ class Problem:
             return chosen | {"cg_iterations": PUBLISHED_ITERATIONS}
         trust = {name: getattr(self.tuning, name) for name in ("floor", "slope", "chroma")}
         memories = [octave.memory for octave in self.gram.octaves] if self.gram is not None else []
-        return chosen | trust | {"memories": memories, "rho": data_step.rho}
+        chosen |= trust | {"memories": memories, "rho": data_step.rho}
+        return chosen if self.gram is not None else chosen | {"iterations": data_step.iterations}
 
     def degraded_by(self, operator: Chain) -> "Problem":
         """The same measurement by other operators, that give frames of the same size and number."""
@@ -208,8 +208,8 @@ def pose(
 
 
 def stated_noise(sigma: float) -> Noise:
-    """What a client says of the noise; none at all is more than can be."""
-    return Noise(max(sigma, LEAST_NOISE))
+    """What a client says of the noise; less than what 8 bits round away is more than a file can hold."""
+    return Noise(max(sigma, ROUNDING))
 
 
 def mask_of_last(operator: Chain) -> Tensor | None:

@@ -19,6 +19,7 @@ gradients, with K = N = I.
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,6 +40,8 @@ TOWARDS_LIKELY = 2 / 3  # from what is allowed, as factors go
 NOISES = (1.0, 1.4, 2.0, 2.8, 4.0, 5.7, 8.0)  # times what was taken for it
 USUAL = 0.4  # likely error of a first guess at frames that were mixed; more of what moves fast only
 FURTHEST = 4.0  # times as far off as usual
+TOLERANCE = 1e-5  # of conjugate gradients, relative to what they start from
+MOST_ITERATIONS = 500
 
 
 def data_step(operator: Operator, gram: Gram | None, x0: Tensor, y: Tensor, rho: Rho) -> Tensor:
@@ -50,7 +53,7 @@ def data_step(operator: Operator, gram: Gram | None, x0: Tensor, y: Tensor, rho:
     residual = y - operator.A(x0)
     if gram is not None:
         return x0 + gram.correction(gram.rotate(residual), rho)
-    return x0 + conjugate_gradients(operator, operator.A_adjoint(residual), rho)
+    return x0 + conjugate_gradients(operator, operator.A_adjoint(residual), rho).x
 
 
 @dataclass(frozen=True)
@@ -78,11 +81,14 @@ class Proximal:
     """The data step of a measurement y, (T', 3, H', W') in [-1, 1], at any timestep of a schedule.
 
     gram: from `closed_form`; None runs conjugate gradients, with r_t at its most. rho: what it has been, step by step.
+    iterations, unsolved: how many of those each step took, and what was left of the residual that they start from.
     """
 
     def __init__(self, operator: Chain, gram: Gram | None, y: Tensor, schedule: Schedule, trust: Trust) -> None:
         self.operator, self.gram, self.schedule, self.trust = operator, gram, schedule, trust
         self.rho: list[float] = []
+        self.iterations: list[int] = []
+        self.unsolved: list[float] = []
         self._weights = y.new_tensor([1, trust.chroma, trust.chroma]).view(3, 1, 1)
         self._y = mix_channels(OPPONENT, y)
 
@@ -92,7 +98,10 @@ class Proximal:
         residual, error = self._y - self.operator.A(x0), self.trust.error(self.schedule, t)
         if self.gram is None:
             rho = self._rho(error)
-            off = conjugate_gradients(self.operator, self.operator.A_adjoint(residual), rho * self._weights)
+            found = conjugate_gradients(self.operator, self.operator.A_adjoint(residual), rho * self._weights)
+            self.iterations.append(found.iterations)
+            self.unsolved.append(found.residual)
+            off = found.x
         else:
             residual = self.gram.rotate(residual)
             if self.trust.known:  # not all the way, as x0 was fitted to y before and looks nearer than it is
@@ -162,28 +171,36 @@ def mix_channels(matrix: Tensor, x: Tensor) -> Tensor:
     return torch.einsum("ij,tjhw->tihw", matrix.to(x), x)
 
 
+class Solution(NamedTuple):
+    """Of a linear system. residual: what is left, relative to ||b||."""
+
+    x: Tensor
+    iterations: int
+    residual: float
+
+
 def conjugate_gradients(
-    operator: Operator, b: Tensor, rho: Rho, tolerance: float = 1e-5, max_iterations: int = 300
-) -> Tensor:
+    operator: Operator, b: Tensor, rho: Rho, tolerance: float = TOLERANCE, max_iterations: int = MOST_ITERATIONS
+) -> Solution:
     """Solve (A^T A + rho I) x = b from x = 0 (Hestenes and Stiefel 1952), to a residual of tolerance * ||b||.
 
-    One step size for the whole clip. The sums run in float64: in float32 they lose the last digits of a long clip. With
-    next to no noise stated, the tolerance may be out of float32's reach; after max_iterations x is as near as it got.
+    One step size for the whole clip. The sums run in float64: in float32 they lose the last digits of a long clip. It
+    ends after max_iterations, whatever is left then.
     """
     x = torch.zeros_like(b)
     r, p = b.clone(), b.clone()
     rr = _dot(r, r)
-    goal = tolerance**2 * rr
-    for _ in range(max_iterations):
-        if rr <= goal:
-            break
+    start = max(rr, torch.finfo(torch.float32).tiny)
+    iterations = 0
+    while iterations < max_iterations and rr > tolerance**2 * start:
         q = operator.A_adjoint(operator.A(p)) + rho * p
         alpha = rr / _dot(p, q)
         x += alpha * p
         r -= alpha * q
         rr, before = _dot(r, r), rr
         p = r + (rr / before) * p
-    return x
+        iterations += 1
+    return Solution(x, iterations, math.sqrt(rr / start))
 
 
 def _dot(a: Tensor, b: Tensor) -> float:

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from worker.frame_report import FrameReport
 from worker.solver.closed_form import closed_form
-from worker.solver.data_step import Proximal, Trust, conjugate_gradients, data_step
+from worker.solver.data_step import MOST_ITERATIONS, Proximal, Trust, conjugate_gradients, data_step
 from worker.solver.kernels import disc_kernel, gaussian_kernel, motion_kernel
 from worker.solver.operators import Chain, Mask, Operator
 from worker.solver.schedule import Schedule, scaled_linear
@@ -161,7 +162,7 @@ def test_one_frame_odd_sizes_and_long_windows(operator: Chain, shape: tuple[int,
     y = random(*operator.A(x0).shape)
     torch.testing.assert_close((operator.A(x0) * y).sum(), (x0 * operator.A_adjoint(y)).sum(), rtol=1e-12, atol=1e-12)
     exact = data_step(operator, closed_form(operator, y), x0, y, 0.1)
-    iterated = x0 + conjugate_gradients(operator, operator.A_adjoint(y - operator.A(x0)), 0.1, tolerance=1e-10)
+    iterated = x0 + conjugate_gradients(operator, operator.A_adjoint(y - operator.A(x0)), 0.1, tolerance=1e-10).x
     torch.testing.assert_close(iterated, exact, rtol=1e-7, atol=1e-7)
 
 
@@ -185,8 +186,32 @@ def test_conjugate_gradients_solve_what_the_closed_form_solves() -> None:
     operator = Chain([TemporalAverage(3), GaussianBlur(1.0)])
     x0, y = random(FRAMES, 3, HEIGHT, WIDTH), random(FRAMES, 3, HEIGHT, WIDTH)
     exact = data_step(operator, closed_form(operator, y), x0, y, 0.01)
-    iterated = x0 + conjugate_gradients(operator, operator.A_adjoint(y - operator.A(x0)), 0.01, tolerance=1e-10)
+    iterated = x0 + conjugate_gradients(operator, operator.A_adjoint(y - operator.A(x0)), 0.01, tolerance=1e-10).x
     torch.testing.assert_close(iterated, exact, rtol=1e-7, atol=1e-7)
+
+
+def test_conjugate_gradients_say_how_far_they_came() -> None:
+    operator, b = Chain([GaussianBlur(2.0)]), random(2, 3, HEIGHT, WIDTH)
+    done, cut = conjugate_gradients(operator, b, 0.1), conjugate_gradients(operator, b, 0.1, max_iterations=3)
+    assert (cut.iterations, done.iterations > 3) == (3, True)
+    for found in (done, cut):
+        left = b - operator.A_adjoint(operator.A(found.x)) - 0.1 * found.x
+        assert float(left.norm() / b.norm()) == pytest.approx(found.residual, rel=1e-6)
+    assert done.residual <= 1e-5 < cut.residual
+    assert conjugate_gradients(operator, torch.zeros_like(b), 0.1).iterations == 0
+
+
+def test_a_data_step_that_did_not_get_there_is_warned_of() -> None:
+    """In float32, with a millionth of a level of noise."""
+    operator, schedule = Chain([Convolution(motion_kernel(9, 30))]), Schedule(scaled_linear(), (1,))
+    y = operator.A(random(1, 3, 40, 40).float())
+    told = []
+    for noise in (1e-2, 1e-8):
+        step, report = Proximal(operator, None, y, schedule, Trust(noise)), FrameReport()
+        step(torch.zeros_like(y), 1)
+        report.fitted(step.unsolved)
+        told.append((step.iterations[0] < MOST_ITERATIONS, [line[:30] for line in report.warnings(0)]))
+    assert told == [(True, []), (False, ["the data step ended after 500 "])]
 
 
 @pytest.mark.parametrize("operator", [*CLOSED, *ITERATED], ids=name)
