@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from http import HTTPStatus
-from typing import Any, get_args
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.degradations import Degradation
+from app.invalid import field_of, reason_of
 from app.probe import Refused
 from app.records import IllegalTransition, UnknownJob
 
@@ -155,24 +155,16 @@ def openapi(app: FastAPI) -> dict[str, Any]:
 
 # --- validation errors ---------------------------------------------------------------------------------------------
 
-KINDS = {get_args(kind.model_fields["kind"].annotation)[0] for kind in get_args(get_args(Degradation)[0])}
-
 
 def _invalid_request(error: RequestValidationError) -> Problem:
     errors = [
-        FieldError(field=_path(found["loc"]), code=str(found["type"]), detail=str(found["msg"]))
+        FieldError(
+            field=field_of(found["loc"][1:]) or str(found["loc"][0]),  # after "body", "query" or the like
+            code=str(found["type"]),
+            detail=reason_of(str(found["msg"])),
+        )
         for found in error.errors()
     ]
     first = errors[0]
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     return Problem(422, "invalid_parameter", f"{first.field}: {first.detail}{more}", errors)
-
-
-def _path(location: Sequence[int | str]) -> str:
-    """`degradation.0.factor` from ("body", "degradation", 0, "downsample", "factor")."""
-    steps = [
-        str(step)
-        for before, step in zip((None, *location), location, strict=False)
-        if not (isinstance(before, int) and step in KINDS)
-    ]
-    return ".".join(steps[1:]) or steps[0]

@@ -20,7 +20,7 @@ class SolverSettings(Strict):
 
     preset: Literal["default", "published"] = "default"
     steps: int = Field(25, ge=2, le=1000, description="over the whole schedule; tau keeps the last of them")
-    tau: float | None = Field(None, gt=0, le=0.5, description="where sampling starts, as a share of the schedule")
+    tau: float | None = Field(None, ge=0.002, le=0.5, description="where sampling starts, as a share of the schedule")
     eta: float | None = Field(None, ge=0, le=1, description="share of fresh noise when renoising")
     lowpass: float | None = Field(None, ge=0, le=4, description="low-pass width is lowpass * sqrt(1 - abar) pixels")
     init: Literal["every_frame", "first_frame", "random"] | None = Field(None, description="what is inverted at first")

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from app.containers import BesideKind
 from app.degradations import Task
 from app.fit import Extent, check_fit, check_given
+from app.invalid import field_of, reason_of
 from app.restoration import Restoration
 from app.settings import Settings
 from worker.control import NotFinite
@@ -144,7 +145,7 @@ def _told(error: Exception) -> str:
     """In a line for each thing that is wrong, its field first."""
     if not isinstance(error, ValidationError):
         return str(error)
-    places = [(".".join(map(str, one["loc"])), one["msg"].removeprefix("Value error, ")) for one in error.errors()]
+    places = [(field_of(one["loc"]), reason_of(one["msg"])) for one in error.errors()]
     return "\n".join(f"{field}: {message}" if field else message for field, message in places)
 
 

@@ -95,6 +95,7 @@ def test_positions_count_the_higher_queues_first(api: httpx.Client, body: dict[s
             {"task": None, "degradation": [{"kind": "kernel_blur", "kernel": [[0.5], [0.2, 0.3]]}]},
             "degradation.0.kernel",
         ),
+        ({"solver": {"tau": 0.0001}}, "solver.tau"),  # which leaves no timestep
         ({"task": None, "degradation": [{"kind": "kernel_blur"}]}, "source.kernel_upload_id"),
         ({"task": None, "degradation": [{"kind": "mask"}]}, "source.mask_upload_id"),
     ],
@@ -104,6 +105,7 @@ def test_the_field_at_fault_is_named(
 ) -> None:
     problem = assert_problem(api.post("/v1/jobs", json=body | change), 422, "invalid_parameter")
     assert field in [error["field"] for error in problem["errors"]]
+    assert "Value error" not in problem["detail"]
     assert redis_client.keys("vxl:job*") == []
 
 
