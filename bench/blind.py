@@ -15,7 +15,7 @@ import torch
 from cases import SIZE, middle, scaled, size_of, through_h264
 from torch import Tensor
 
-from worker.estimate import BRIGHTNESS, SIDE
+from worker.estimate import BRIGHTNESS, FRAMES, SIDE
 from worker.solver.blind import NotIdentified, identify
 from worker.solver.blind_space import Shape
 from worker.solver.kernels import disc_kernel, motion_kernel
@@ -61,7 +61,7 @@ def named(blur: Shape | None) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("clips", nargs="+", type=Path)
-    parser.add_argument("--frames", type=int, default=25)
+    parser.add_argument("--frames", type=int, default=FRAMES)
     parser.add_argument("--crf", type=int, default=10)
     parser.add_argument("--size", type=size_of, default=SIZE, help="such as 640x384, or as-is")
     args = parser.parse_args()

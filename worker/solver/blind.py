@@ -13,7 +13,7 @@ from torch import Tensor
 
 from worker.solver.blind_kernel import alternate, similarity, split, total_variation, transfer_of
 from worker.solver.blind_space import Fit, Shape, Spectrum, binned, fit, free_transfer, transfers, windowed_spectra
-from worker.solver.blind_time import BANDS, WINDOWS, window_costs
+from worker.solver.blind_time import BANDS, THRICE, WINDOWS, window_costs
 from worker.solver.kernels import disc_kernel, gaussian_kernel, motion_kernel
 
 LEAST_CONFIDENCE = 0.75
@@ -90,6 +90,8 @@ def identify(frames: Tensor) -> Identified:
     best = int(found.cost.argmin())
     free = _free(frames, found, spectrum) if float(found.misfit[best]) > WELL and len(frames) > 1 else None
     window, sure_of_window = _window(spectra, _noise(spectrum, free.noise if free else found.noise[best]))
+    if window > 1 and THRICE * window > len(frames):
+        raise NotIdentified(f"a mean of {window} frames takes {THRICE * window} frames of a scene to tell")
     if free and sure_of_window * free.confidence >= LEAST_CONFIDENCE:
         return Identified(None, window, min(1.0, sure_of_window * free.confidence), free.kernel)
     blur, sure_of_blur = _blur(found, spectrum)

@@ -26,6 +26,7 @@ TOGETHER = 3  # neighbouring coefficients that tell the same
 MOST = 8.0  # what one band may say against a window
 ABOVE_NOISE = 4.0  # power of changes over that of noise, from which a band is heard
 FULLY = 100.0  # weight of the correlation at lag 0, which is 1
+THRICE = 3  # a window is told by so many times its frames: in fewer, one movement forth and back looks like it
 
 
 def window_costs(spectra: Tensor, noise: Tensor) -> Tensor | None:
@@ -44,8 +45,10 @@ def window_costs(spectra: Tensor, noise: Tensor) -> Tensor | None:
         if len(changes) == 0 or float(changes.abs().square().mean()) < ABOVE_NOISE * 2 * floor:
             continue
         heard = True
-        deviation = math.sqrt(DEVIATION**2 + TOGETHER / band.shape[1])
-        misfits = _misfits(_autocorrelation(changes), (low + high) / 2, deviation)
+        seen = _autocorrelation(changes)
+        pairs = len(changes) - torch.arange(len(seen))
+        deviation = ((DEVIATION**2 + TOGETHER / band.shape[1]) * len(changes) / pairs).sqrt()
+        misfits = _misfits(seen, (low + high) / 2, deviation)
         costs += (misfits - misfits.min()).clamp_max(MOST)
     return costs if heard else None
 
@@ -59,10 +62,10 @@ def _autocorrelation(changes: Tensor) -> Tensor:
     return torch.stack([correlation.diagonal(lag).mean() for lag in lags])
 
 
-def _misfits(seen: Tensor, f: float, deviation: float) -> Tensor:
-    """(16,): half the squared error, in units of the deviation, with which each window explains a correlation."""
+def _misfits(seen: Tensor, f: float, deviation: Tensor) -> Tensor:
+    """(16,): half the squared error with which each window explains a correlation, in units of its deviation."""
     lag = torch.arange(len(seen))
-    weight = torch.full_like(seen, 1 / deviation)
+    weight = 1 / deviation.to(seen)
     weight[0] = FULLY
     still = _lobes(f, len(seen) + max(WINDOWS))
     noise = torch.zeros_like(seen)

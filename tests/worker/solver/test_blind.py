@@ -1,14 +1,15 @@
 """Blind estimates, on photographs and the sample clip, after rounding to 8 bits."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
 from torch import Tensor
 
 from worker.demo import SAMPLE
+from worker.solver import blind
 from worker.solver.blind import NotIdentified, identify
-from worker.solver.blind_time import non_negative
+from worker.solver.blind_time import WINDOWS, non_negative
 from worker.solver.kernels import disc_kernel, motion_kernel
 from worker.solver.operators import Operator
 from worker.solver.spatial import Convolution, GaussianBlur
@@ -24,17 +25,22 @@ def clip() -> Tensor:
 
 def moving(speed: float, frames: int = 25) -> Tensor:
     """(T, 1, 128, 128): texture with the spectrum of photographs, half of which moves against the other half."""
+    return placed([speed * n for n in range(frames)])
+
+
+def placed(places: Sequence[float]) -> Tensor:
+    """The same, by so many pixels at each frame."""
     generator = torch.Generator().manual_seed(0)
     fy, fx = torch.fft.fftfreq(128)[:, None], torch.fft.rfftfreq(128)[None]
     f = (fy.square() + fx.square()).sqrt().clamp_min(1 / 128)
     white = torch.fft.rfft2(torch.randn(2, 128, 128, generator=generator))
 
-    def frame(n: int) -> Tensor:
-        way = torch.exp(-2j * torch.pi * speed * n * torch.stack([fx + 0 * fy, fy + 0.4 * fx]))
+    def frame(place: float) -> Tensor:
+        way = torch.exp(-2j * torch.pi * place * torch.stack([fx + 0 * fy, fy + 0.4 * fx]))
         texture: Tensor = torch.fft.irfft2((white * way).sum(0) / f**1.25)
         return texture
 
-    x = torch.stack([frame(n) for n in range(frames)])[:, None]
+    x = torch.stack([frame(place) for place in places])[:, None]
     return 0.5 + 0.12 * x / x.std()
 
 
@@ -72,6 +78,21 @@ def test_the_window_of_a_mean_is_found(window: int) -> None:
     found = identify(seen(moving(2.3), TemporalAverage(window), GaussianBlur(1.5)))
     assert found.window == window
     assert found.blur is not None and found.blur.size == pytest.approx(1.5, rel=0.25)
+
+
+def test_a_step_forth_and_back_is_no_mean() -> None:
+    """It changes as if over a mean of 13, and in 25 frames does so once only; a few pairs of frames count for less."""
+    places = [0.05 * n + 3 * (5 <= n < 18) for n in range(25)]
+    found = identify(seen(placed(places), GaussianBlur(1.5)))
+    assert found.window == 1
+
+
+def test_a_window_takes_three_times_its_frames_to_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    costs = torch.tensor([0.0 if window == 9 else 50.0 for window in WINDOWS])
+    monkeypatch.setattr(blind, "window_costs", lambda spectra, noise: costs)
+    with pytest.raises(NotIdentified, match="a mean of 9 frames takes 27 frames of a scene to tell"):
+        identify(seen(moving(2.3, 26), GaussianBlur(1.5)))
+    assert identify(seen(moving(2.3, 27), GaussianBlur(1.5))).window == 9
 
 
 @pytest.mark.parametrize("sigma", [2.0, 5.0])
