@@ -72,7 +72,7 @@ class Comparison:
             if len(side.features) > 1:
                 found[f"fvd{name}"] = frechet(torch.cat(side.features), torch.cat(self._truth.features))
         found["warp_error_truth"] = self._truth.warp / self._pairs if self._pairs else None
-        return {name: value for name, value in found.items() if value is not None}
+        return {name: value for name, value in found.items() if value is not None and math.isfinite(value)}
 
     def _follow(self, motion: Motion, now: list[Tensor]) -> None:
         sides = (*self._sides.values(), self._truth)

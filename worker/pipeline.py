@@ -111,7 +111,7 @@ class Pipeline:
         learned: Learned | None = None,
     ) -> None:
         self.prior, self.wanted, self.follower, self.part_frames = prior, wanted, follower, part_frames
-        self.comparison = Comparison(learned or Learned()) if wanted.simulate else None
+        self._comparison = Comparison(learned or Learned()) if wanted.simulate else None
         self.estimated = estimate(source, seen, follower.check) if wanted.blur else None
         self.stated = self.estimated.degradation if self.estimated else wanted.degradations()
         self.seen, self.info = seen, clip_info(source)
@@ -140,8 +140,8 @@ class Pipeline:
             for scene, timeline, parts in zip(scenes, timelines, plans, strict=True):
                 _, times = self._times(scene)
                 self._report.cut()
-                if self.comparison:
-                    self.comparison.cut()
+                if self._comparison:
+                    self._comparison.cut()
                 for shown in self._solved(outcome, scene, timeline, parts):
                     for n in range(len(shown.restored)):
                         timestamp = times[shown.first + n]
@@ -150,8 +150,8 @@ class Pipeline:
                         results.add(shown.restored[n], shown.lifted[n], timestamp)
                         self._report.shown(shown.restored[n])
                         outcome.frames += 1
-                        if self.comparison and shown.truth is not None:
-                            self.comparison.add(shown.restored[n], shown.lifted[n], shown.truth[n])
+                        if self._comparison and shown.truth is not None:
+                            self._comparison.add(shown.restored[n], shown.lifted[n], shown.truth[n])
                         self.follower.check()
                     self.follower.measured("encode", len(shown.restored))
                     outcome.height, outcome.width = shown.restored.shape[-2:]
@@ -161,7 +161,7 @@ class Pipeline:
         outcome.per_frame = self._report.values()
         for name, squares in self._squares.items():
             setattr(outcome, name, sqrt(squares / self._pixels))
-        outcome.compared = self.comparison.values() if self.comparison else {}
+        outcome.compared = self._comparison.values() if self._comparison else {}
         return outcome
 
     # --- what happened to the clip
