@@ -3,11 +3,13 @@
 The worker's task and `vxl restore` both come through here.
 """
 
+import contextlib
+import ctypes
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from math import sqrt
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -18,10 +20,11 @@ from app.sizes import too_small_for_sdxl
 from worker.comparison import Comparison
 from worker.control import NotFinite
 from worker.encode import ResultWriter
-from worker.estimate import Estimate, estimate
+from worker.estimate import estimate
 from worker.frame_report import FrameReport
 from worker.frames import FrameWindow, clip_window, mask_window
 from worker.learned import Learned
+from worker.outcome import Outcome
 from worker.scenes import Scan
 from worker.simulate import random_mask, sent, size_at
 from worker.solve import Problem, operator_of, setup, solve, stated_noise
@@ -59,30 +62,6 @@ class Shown(NamedTuple):
     restored: Tensor
     lifted: Tensor
     truth: Tensor | None
-
-
-@dataclass
-class Outcome:
-    """What came of a clip. noise_sigma and the residuals are RMS over all measured pixels, in [0, 1].
-
-    warnings: for whoever asked for it. compared: with the clean clip, where it was given. settings: of the solver.
-    scenes: for each, its measured frames, its noise, and in how many parts it was solved. estimated: what had happened
-    to it, where nobody said. per_frame: as FrameReport has it.
-    """
-
-    files: dict[str, Path]
-    warnings: list[str]
-    width: int = 0
-    height: int = 0
-    frames: int = 0
-    noise_sigma: float = 0.0
-    residual: float = 0.0
-    residual_before: float = 0.0
-    compared: dict[str, float] = field(default_factory=dict)
-    settings: dict[str, Any] = field(default_factory=dict)
-    scenes: list[dict[str, Any]] = field(default_factory=list)
-    estimated: Estimate | None = None
-    per_frame: dict[str, list[Any]] = field(default_factory=dict)
 
 
 class Pipeline:
@@ -236,8 +215,11 @@ class Pipeline:
                 done = [torch.cat([crossfade(a, z[:both]), z[both:]]) for a, z in zip(held, done, strict=True)]
             now = end - part.true.start
             yield Shown(part.true.start, done[0][:now], done[1][:now], None if truth is None else truth[:now])
-            held = (done[0][now:], done[1][now:])
-        told = {f"noise_{name}": value for name, value in asdict(problem.noise).items() if name != "measured"}
+            held = (done[0][now:].clone(), done[1][now:].clone())  # views would hold the whole part
+            del measured, truth, problem, data_step, x, done
+            _give_back()
+        assert noise is not None  # a scene has a part
+        told = {f"noise_{name}": value for name, value in asdict(noise).items() if name != "measured"}
         outcome.scenes.append({"frames": [scene.start, scene.stop], **told, "parts": len(parts)})
         if self._moving:
             index = next(n for n, step in enumerate(self.stated) if isinstance(step, Mask))
@@ -292,6 +274,12 @@ class Pipeline:
         self._squares["noise_sigma"] += pixels * len(after) * problem.noise.sigma**2
         self._squares["residual"] += pixels * sum(one**2 for one in after)
         self._squares["residual_before"] += pixels * sum(one**2 for one in before)
+
+
+def _give_back() -> None:
+    """Return freed memory to the system, which the C library keeps in ever more pieces, a few megabytes a part."""
+    with contextlib.suppress(AttributeError):  # only glibc has it
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _shifted(frames: range, by: int) -> range:

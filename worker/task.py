@@ -37,7 +37,8 @@ from app.store import Store
 from worker.card import card_of
 from worker.control import Control, DeviceLost, NotFinite, TaskFailed
 from worker.learned import Learned
-from worker.pipeline import Outcome, Pipeline
+from worker.outcome import Outcome
+from worker.pipeline import Pipeline
 from worker.progress import Meter
 from worker.scenes import scan
 from worker.solver.blind import NotIdentified

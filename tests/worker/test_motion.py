@@ -15,7 +15,8 @@ from worker.demo import SAMPLE
 from worker.encode import write_clip
 from worker.frame_report import FrameReport
 from worker.measures import psnr
-from worker.pipeline import Outcome, Pipeline
+from worker.outcome import Outcome
+from worker.pipeline import Pipeline
 from worker.scenes import scan
 from worker.solve import TILE_PIXELS
 from worker.solver.closed_form import closed_form

@@ -14,7 +14,8 @@ from tests import media
 from worker.demo import SAMPLE
 from worker.encode import write_clip
 from worker.measures import psnr
-from worker.pipeline import Outcome, Pipeline
+from worker.outcome import Outcome
+from worker.pipeline import Pipeline
 from worker.scenes import scan
 from worker.solve import TILE_PIXELS
 from worker.solver.prior import DiffusersPrior, load_prior
