@@ -15,7 +15,7 @@ from worker.solver.blind import identify
 from worker.solver.blind_space import Shape
 from worker.video import iter_frames, nothing
 
-FRAMES = 50  # of the longest scene; half as many take 16 frames and fewer for means that were not there
+FRAMES = 50  # of the longest scene: enough to tell a mean of 16
 SIDE = 512  # of its middle, pixels
 BRIGHTNESS = (0.299, 0.587, 0.114)
 
