@@ -134,6 +134,7 @@ class Pipeline:
                         self.follower.check()
                     self.follower.measured("encode", len(shown.restored))
                     outcome.height, outcome.width = shown.restored.shape[-2:]
+                    del shown  # its frames are views of a whole part, and the next one is about to be solved
         small = None if self.prior.bundled else too_small_for_sdxl(outcome.width, outcome.height)
         window = next((step.window for step in self.stated if isinstance(step, TemporalAverage)), 0)
         outcome.warnings = [*results.left_out, *([small] if small else []), *self._report.warnings(window)]

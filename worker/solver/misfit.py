@@ -5,12 +5,12 @@ averaged with something else, stands out by what cannot be there. Both readings 
 evidence (the marginal likelihood of a Gaussian model; MacKay 1992). In an octave of spatial frequency every DCT
 coefficient is a sample of one time series,
 
-    y ~ N(0, a M K M^T + s^2 I),    K_ij = g_i g_j exp(-|i - j| / l),
+    y ~ N(0, a M K M^T + s^2 I),    K_ij = g_i g_j exp(-|i - j| / l)  or  g_i g_j exp(-(i - j)^2 / 2 l^2),
 
 where row n of M is that of the average, or that of the identity if frame n is taken as it is. l (how fast things
-move), a (within a factor of 2 of the measured energy) and s are the likeliest ones for each octave; g follows the
-energy of the clip. What does not move says nothing, as the mean of a still picture is that picture, and is projected
-out.
+move) and the shape of K (in leaps, or steadily), a (within a factor of 2 of the measured energy) and s are the
+likeliest ones for each octave; g follows the energy of the clip. What does not move says nothing, as the mean of a
+still picture is that picture, and is projected out.
 """
 
 from itertools import pairwise
@@ -21,7 +21,7 @@ from torch import Tensor
 from worker.solver.closed_form import dct_matrix
 from worker.solver.evidence import energies, log_likelihood
 
-LEAST_GAIN = 0.5  # nats a coefficient and frame; right statements stay under it (docs/decisions.md)
+RUN_PRICE, FRAME_PRICE = 1.5, 0.05  # nats a coefficient; right statements stay under them (docs/decisions.md)
 LARGEST_WINDOW = 32  # frames; the search grows with its fourth power
 LEAST_BLOCK = 32  # measured frames that are looked at together
 OCTAVES = (1, 2, 4, 8, 16, 32, 64)  # half cycles along the longer side
@@ -70,12 +70,12 @@ def _octaves(y: Tensor) -> list[Octave]:
 
 
 def _search(octaves: list[Octave], mix: Tensor, own: list[int], sigma: float) -> list[int]:
-    """Whole runs of frames are added or taken back for as long as the evidence grows by more than they must."""
+    """Runs of frames are added or taken back for as long as the evidence grows by more than what they cost."""
     frames = len(mix)
     if frames < 3 or not octaves:
         return []
     evidence = _Evidence(octaves, mix, own, sigma)
-    price = LEAST_GAIN * sum(n for n, _ in octaves)
+    coefficients = sum(n for n, _ in octaves)
     runs = [frozenset(range(i, i + n)) for n in RUNS for i in range(frames - n + 1)]
     runs += [frozenset(run) for i in range(1, frames) for run in (range(i), range(i, frames))] + [
         frozenset(range(frames))
@@ -83,11 +83,17 @@ def _search(octaves: list[Octave], mix: Tensor, own: list[int], sigma: float) ->
     dropped, best = frozenset[int](), evidence([frozenset()])[0]
     while True:
         tries = sorted({new for run in runs for new in (dropped | run, dropped - run)} - {dropped}, key=sorted)
-        worth = evidence(tries) - price * torch.tensor([len(new) for new in tries])
+        worth = evidence(tries) - coefficients * torch.tensor([_price(new) for new in tries])
         if worth.max() <= best:
             ends = [end for end, at in ((-1, own[0] == 0), (frames, own[-1] == mix.shape[1] - 1)) if at]
             return sorted(_without_gaps(dropped, frames, ends))
         dropped, best = tries[int(worth.argmax())], worth.max()
+
+
+def _price(dropped: frozenset[int]) -> float:
+    """What must be gained for it, nats a coefficient."""
+    runs = sum(n - 1 not in dropped for n in dropped)
+    return RUN_PRICE * runs + FRAME_PRICE * len(dropped)
 
 
 class _Evidence:
@@ -102,7 +108,8 @@ class _Evidence:
         self.moving = torch.linalg.qr(start).Q[:, 1:].T  # (T' - 1, T'): all that is not the same in every frame
         lags = (torch.arange(mix.shape[1])[:, None] - torch.arange(mix.shape[1])).abs().double()
         strength = _strength(octaves, mix, own)
-        self.prior = torch.stack([torch.exp(-lags / memory) for memory in MEMORIES]) * strength * strength[:, None]
+        shapes = [torch.exp(-power) for l in MEMORIES for power in (lags / l, (lags / l).square() / 2)]
+        self.prior = torch.stack(shapes) * strength * strength[:, None]
         self.noises = [noise * sigma**2 for noise in NOISES]
 
     def __call__(self, tries: list[frozenset[int]]) -> Tensor:
