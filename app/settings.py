@@ -32,7 +32,7 @@ class Settings(BaseSettings):
     vae_revision: str | None = None
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     device: str = "auto"
-    micro_batch: int = Field(4, ge=1)
+    micro_batch: int | None = Field(None, ge=1, description="None: as many frames as memory holds")
     part_frames: int = Field(25, ge=1, description="solved together; memory grows with it")
     lpips: Path | None = Field(None, description="TorchScript of the network, for simulations")
     fvd: Path | None = Field(None, description="TorchScript of the network, for simulations")

@@ -17,6 +17,7 @@ from torch import Tensor
 from app.degradations import Task, degradations_of
 from app.restoration import SolverSettings
 from worker.solve import PUBLISHED_ITERATIONS, operator_of, pose
+from worker.solver.batches import MicroBatches
 from worker.solver.operators import Chain, Mask, Operator
 from worker.solver.prior import DiffusersPrior
 from worker.solver.published import (
@@ -27,7 +28,7 @@ from worker.solver.published import (
     published_operator,
     published_sampling,
 )
-from worker.solver.restore import DataStep, Prior, Sampling, micro_batches, restore
+from worker.solver.restore import DataStep, Prior, Sampling, restore
 from worker.solver.schedule import Schedule
 from worker.solver.spatial import GaussianBlur
 from worker.tuning import PAPER
@@ -78,35 +79,36 @@ def arrangements(prior: DiffusersPrior, task: Task, truth: Tensor, micro_batch: 
     beside = Beside(mask if degradations[-1].kind == "mask" else None)
     stated = operator_of(degradations, beside, truth.device)
     measured = (stated.A(truth) * 255).round().clamp(0, 255) / 255
-    own = pose(prior, measured, degradations, beside, None, settings, micro_batch)
+    own = pose(prior, measured, degradations, beside, None, settings)
     schedule = Schedule.leading(prior.abar, settings.steps, PAPER.tau)
-    sampling = published_sampling(Sampling(schedule, PAPER.eta, 2**0.5, micro_batch=micro_batch))
+    sampling = published_sampling(Sampling(schedule, PAPER.eta, 2**0.5))
     operators = operator_of(degradations, beside, prior.device).operators
     full, separable = _published(operators, full=True), _published(operators, full=False)
-    one_by_one = replace(sampling, micro_batch=1, smooth=full_lowpass)
+    one_by_one = replace(sampling, smooth=full_lowpass)
 
-    def run(prior: Prior, lifted: Tensor, step: DataStep, sampling: Sampling, clock: Clock) -> Tensor:
+    def run(prior: Prior, lifted: Tensor, step: DataStep, sampling: Sampling, clock: Clock, size: int) -> Tensor:
         timed = replace(sampling, smooth=clock.timed("lowpass", sampling.smooth))
         clock.watch("between")
         noise = torch.Generator().manual_seed(0)
-        return restore(prior, lifted, clock.timed("data_step", step), timed, noise, clock.watch)
+        step = clock.timed("data_step", step)
+        return restore(prior, lifted, step, timed, noise, clock.watch, MicroBatches(size))
 
     @torch.inference_mode()
     def published(clock: Clock) -> Tensor:
         step = published_data_step(full, own.y, PUBLISHED_ITERATIONS)
-        x = run(BothBranches(prior.as_published()), full.lift(own.y), step, one_by_one, clock)
-        for part in micro_batches(len(x), 1):
-            prior.encode(x[part])
+        x = run(BothBranches(prior.as_published()), full.lift(own.y), step, one_by_one, clock, 1)
+        for frame in x.chunk(len(x)):
+            prior.encode(frame)
             clock.watch("vae_encode")
         return x
 
     @torch.inference_mode()
     def same(clock: Clock) -> Tensor:
         step = published_data_step(separable, own.y, PUBLISHED_ITERATIONS)
-        return run(prior.as_published(), separable.lift(own.y), step, sampling, clock)
+        return run(prior.as_published(), separable.lift(own.y), step, sampling, clock, micro_batch)
 
     def ours(clock: Clock) -> Tensor:
-        return run(prior, own.lifted, own.data_step(), own.sampling, clock)
+        return run(prior, own.lifted, own.data_step(), own.sampling, clock, micro_batch)
 
     return {"published": published, "same": same, "ours": ours}
 

@@ -35,7 +35,7 @@ class Case:
     def posed(self, prior: DiffusersPrior, settings: SolverSettings, as_bundled: bool = False) -> Problem:
         """What is to be solved. as_bundled: with the bundled checkpoint's settings, whatever the prior."""
         degradations = degradations_of(self.task)
-        problem = pose(prior, self.measured, degradations, Beside(self.mask), None, settings, micro_batch=4)
+        problem = pose(prior, self.measured, degradations, Beside(self.mask), None, settings)
         if not as_bundled:
             return problem
         return tuned(prior, problem, settings, **asdict(tuning_of(degradations, bundled=True)))

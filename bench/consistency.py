@@ -38,7 +38,7 @@ def row(prior: DiffusersPrior, truth: Tensor, task: Task, noise: str) -> list[fl
     degradations = degradations_of(task)
     mask = (torch.rand(1, 1, *truth.shape[-2:], generator=torch.Generator().manual_seed(0)) > 0.5).float()
     y = measured(operator_of(degradations, Beside(mask), truth.device).A(truth), noise)
-    problem = pose(prior, y, degradations, Beside(mask), None, SolverSettings(), micro_batch=4)
+    problem = pose(prior, y, degradations, Beside(mask), None, SolverSettings())
     ours = problem.data_step()(problem.lifted, problem.sampling.schedule.timesteps[-1])
 
     theirs = [ours * torch.nan] * 2

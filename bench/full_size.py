@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from app.degradations import Task, degradations_of
 from app.restoration import SolverSettings
 from worker.solve import pose, solve
+from worker.solver.batches import MicroBatches
 from worker.solver.prior import DiffusersPrior
 from worker.solver.schedule import scaled_linear
 from worker.solver.text import Prompt
@@ -106,11 +107,11 @@ def main() -> None:
 
     settings = SolverSettings(steps=1000 // STRIDE, tau=(1.5 + STRIDE * (args.steps - 1)) / 999)
     measured = torch.rand(args.frames, 3, height, width, generator=torch.Generator().manual_seed(0))
-    problem = pose(prior, measured, degradations_of(Task.deblur), Beside(), 0.01, settings, args.micro_batch)
+    problem = pose(prior, measured, degradations_of(Task.deblur), Beside(), 0.01, settings)
     assert len(problem.sampling.schedule.timesteps) == args.steps
     clock = Clock(prior.device)
     started, worked = time.perf_counter(), time.process_time()
-    x = solve(prior, problem, settings, clock.watch)
+    x = solve(prior, problem, settings, clock.watch, batches=MicroBatches(args.micro_batch))
     seconds = time.perf_counter() - started
     assert x.shape == measured.shape and x.isfinite().all()
 

@@ -1,6 +1,6 @@
 """How much memory a clip takes, by its length: peak resident set of a process that restores it.
 
-    python bench/memory.py --frames 50 500
+    python bench/memory.py --frames 46 500
 
 The sample clip is played to and fro until it is as long as asked, written as H.264, and restored after a mean of three
 frames, in few steps: memory is that of any number of steps.
@@ -34,7 +34,7 @@ class Nobody:
 
     def planned(self, frames: int, steps: int) -> None: ...
 
-    def watch(self, stage: Stage, frames: int) -> None: ...
+    def watch(self, stage: Stage, frames: int, seconds: float | None = None) -> None: ...
 
 
 def make(path: Path, frames: int) -> None:
@@ -72,7 +72,7 @@ def restore(path: Path, directory: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--frames", type=int, nargs="+", default=[50, 500])
+    parser.add_argument("--frames", type=int, nargs="+", default=[46, 500])  # both in parts of 25
     parser.add_argument("--clip", type=Path, help=argparse.SUPPRESS)  # what a process of its own is to restore
     args = parser.parse_args()
     with TemporaryDirectory() as directory:

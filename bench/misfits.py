@@ -86,7 +86,7 @@ class Bench:
         name, truth, then, window, crf = case
         stated = [{"kind": "temporal_average", "window": window}, *THEN[then]]
         wanted = Restoration.model_validate({"degradation": stated})
-        ready = setup(self.prior, wanted.degradations(), Beside(), wanted.solver, 4, SIZE[0] * SIZE[1])
+        ready = setup(self.prior, wanted.degradations(), Beside(), wanted.solver, SIZE[0] * SIZE[1])
         y = STATEMENTS[statement](truth, TemporalAverage(window))
         for operator in ready.operator.operators[1:]:
             y = operator.A(y)

@@ -68,7 +68,7 @@ class Bench:
 
     def __init__(self, prior: DiffusersPrior, like: Clip, scratch: Path) -> None:
         self.prior, self.like, self.scratch, self.settings = prior, like, scratch, SolverSettings()
-        self.setup = setup(prior, degradations_of(Task.deblur_plus), Beside(), self.settings, 4, SIZE[0] * SIZE[1])
+        self.setup = setup(prior, degradations_of(Task.deblur_plus), Beside(), self.settings, SIZE[0] * SIZE[1])
 
     def sent(self, averaged: Tensor) -> Tensor:
         """What a client of the service would have of a clip that was averaged."""

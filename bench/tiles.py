@@ -58,7 +58,7 @@ def restore(args: argparse.Namespace, path: Path) -> None:
     mask = (torch.rand(1, 1, *truth.shape[-2:], generator=torch.Generator().manual_seed(0)) > 0.5).float()
     y = measured(operator_of(stated, Beside(mask), truth.device).A(truth), "8 bits")
     settings = SolverSettings(steps=args.steps)
-    problem = pose(prior, y, stated, Beside(mask), None, settings, micro_batch=4, tile_pixels=args.tiles[0])
+    problem = pose(prior, y, stated, Beside(mask), None, settings, tile_pixels=args.tiles[0])
     started = time.process_time()
     x = (solve(prior, problem, settings) + 1) / 2
     seconds = (time.process_time() - started) / len(x)

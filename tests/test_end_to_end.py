@@ -135,6 +135,10 @@ def test_a_clip_goes_in_and_comes_back_restored(client: httpx.Client, degraded: 
     assert manifest["version"]["weights_sha256"] == job["version"]["weights_sha256"]
     assert manifest["stage_seconds"]["vae_decode"] > 0
     assert manifest["solver"]["tiles"]["count"] == 1
+    batch = manifest["solver"]["micro_batch"]
+    assert batch["reason"] in ("enough", "memory", "frames")
+    assert 1 <= batch["size"] == batch["chosen"] <= 4
+    assert 0 < batch["frame_bytes"] < batch["free_bytes"]
 
 
 def test_what_happened_is_found_or_the_job_is_refused(client: httpx.Client, tmp_path: Path) -> None:

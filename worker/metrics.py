@@ -42,11 +42,13 @@ HISTOGRAMS: dict[str, tuple[str, list[str], tuple[float, ...]]] = {
 COUNTERS = {
     "visionxl_frames_processed_total": ("Frames restored", ["task", "worker"]),
     "visionxl_gpu_errors_total": ("Errors of the device, by kind", ["kind"]),
+    "visionxl_micro_batch_jobs_total": ("Jobs by what decided how many frames went at a time", ["reason"]),
     "visionxl_jobs_finished_total": ("Jobs that ended", ["task", "status", "error_code"]),
     "visionxl_job_resumes_total": ("Jobs queued again after an interruption", ["reason"]),
 }
 GAUGES = {
     "visionxl_gpu_memory_peak_bytes": ("Most memory the task ever held on the device", ["worker"]),
+    "visionxl_micro_batch_frames": ("Frames that went through the prior at a time in the last job", ["worker"]),
     "visionxl_worker_state": ("1 for the state the worker is in, 0 for the others", ["worker", "gpu", "state"]),
     "visionxl_worker_last_heartbeat_timestamp_seconds": ("When the worker last reached Redis", ["worker"]),
     "visionxl_build_info": ("Always 1: what is running", ["version", "model"]),

@@ -3,8 +3,6 @@
 The worker's task and `vxl restore` both come through here.
 """
 
-import contextlib
-import ctypes
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from math import sqrt
@@ -23,15 +21,19 @@ from worker.encode import ResultWriter
 from worker.estimate import estimate
 from worker.frame_report import FrameReport
 from worker.frames import FrameWindow, clip_window, mask_window
+from worker.lagging import Lagging
 from worker.learned import Learned
+from worker.memory import give_back
+from worker.micro_batch import Choice, choose, told
 from worker.outcome import Outcome
 from worker.scenes import Scan
 from worker.simulate import random_mask, sent, size_at
 from worker.solve import Problem, operator_of, setup, solve, stated_noise
+from worker.solver.batches import MicroBatches
 from worker.solver.misfit import misfits
 from worker.solver.operators import Chain
 from worker.solver.prior import DiffusersPrior
-from worker.solver.restore import Stage
+from worker.solver.restore import DataStep, Stage
 from worker.solver.segments import Part, Timeline, crossfade, without_mixing
 from worker.timing import restored_times
 from worker.video import Beside, ClipInfo, clip_info, read_kernel
@@ -51,8 +53,8 @@ class Follower(Protocol):
     def planned(self, frames: int, steps: int) -> None:
         """The solver will take so many frames, those in two parts counted twice, with so many steps each."""
 
-    def watch(self, stage: Stage, frames: int) -> None:
-        """The solver's callback."""
+    def watch(self, stage: Stage, frames: int, seconds: float | None = None) -> None:
+        """The solver's callback. seconds: what the device took; None: the time since the last call."""
 
 
 class Shown(NamedTuple):
@@ -68,8 +70,8 @@ class Pipeline:
     """Restores one clip.
 
     seen: the source, scanned. mask, kernel: files that came with it. micro_batch: frames that go through the prior at a
-    time. part_frames: true frames that are solved together. tile_pixels: larger frames go through the prior in tiles.
-    learned: measures for simulations, besides those that need no network.
+    time; None: as many as memory holds. part_frames: true frames that are solved together. tile_pixels: larger frames
+    go through the prior in tiles. learned: measures for simulations, besides those that need no network.
     Raises ValueError where what is asked cannot be done, as NotIdentified where the clip does not tell what happened to
     it.
     """
@@ -83,7 +85,7 @@ class Pipeline:
         mask: Path | None,
         kernel: Path | None,
         *,
-        micro_batch: int,
+        micro_batch: int | None,
         part_frames: int,
         tile_pixels: int,
         follower: Follower,
@@ -97,7 +99,9 @@ class Pipeline:
         self.clip = clip_window(source, follower.check)
         still, self._moving = self._masks(mask)
         beside = Beside(still, read_kernel(kernel) if kernel else None)
-        self.setup = setup(prior, self.stated, beside, wanted.solver, micro_batch, tile_pixels)
+        self.setup = setup(prior, self.stated, beside, wanted.solver, tile_pixels)
+        self._micro_batch = micro_batch
+        self._chosen: tuple[Choice, MicroBatches] | None = None
         self.real = operator_of(self.stated, beside, prior.device)
         self._mask_first = 0  # number, in the mask's file, of the first frame that goes with the scene at hand
         self._report = FrameReport()
@@ -138,6 +142,8 @@ class Pipeline:
         small = None if self.prior.bundled else too_small_for_sdxl(outcome.width, outcome.height)
         window = next((step.window for step in self.stated if isinstance(step, TemporalAverage)), 0)
         outcome.warnings = [*results.left_out, *([small] if small else []), *self._report.warnings(window)]
+        if self._chosen:
+            outcome.settings["micro_batch"] = told(*self._chosen)
         outcome.per_frame = self._report.values()
         for name, squares in self._squares.items():
             setattr(outcome, name, sqrt(squares / self._pixels))
@@ -204,7 +210,7 @@ class Pipeline:
             noise = problem.noise
             problem = self._fitting(problem, scene, timeline, part)
             data_step = problem.data_step()
-            x = solve(self.prior, problem, self.wanted.solver, self._watch, data_step)
+            x = self._solve(problem, data_step)
             if not x.isfinite().all():
                 raise NotFinite
             self._account(problem, x, scene.start + part.measured.start)
@@ -218,7 +224,7 @@ class Pipeline:
             yield Shown(part.true.start, done[0][:now], done[1][:now], None if truth is None else truth[:now])
             held = (done[0][now:].clone(), done[1][now:].clone())  # views would hold the whole part
             del measured, truth, problem, data_step, x, done
-            _give_back()
+            give_back()
         assert noise is not None  # a scene has a part
         told = {f"noise_{name}": value for name, value in asdict(noise).items() if name != "measured"}
         outcome.scenes.append({"frames": [scene.start, scene.stop], **told, "parts": len(parts)})
@@ -252,10 +258,22 @@ class Pipeline:
 
         return timeline.operators_of(part, moving)
 
-    def _watch(self, stage: Stage, frames: int) -> None:
-        if self.prior.device.type == "cuda":
-            torch.cuda.synchronize(self.prior.device)  # so that each stage pays for its own work
-        self.follower.watch(stage, frames)
+    def _batches(self, problem: Problem) -> MicroBatches:
+        """How many frames go through the prior at a time: chosen at the first part, for all of them."""
+        if self._chosen is None:
+            height, width = problem.tiling.tile
+            choice = choose(self.prior, self.prior.device, height, width, len(problem.lifted), self._micro_batch)
+            self._chosen = choice, MicroBatches(choice.size)
+        return self._chosen[1]
+
+    def _solve(self, problem: Problem, data_step: DataStep) -> Tensor:
+        batches = self._batches(problem)
+        if self.prior.device.type != "cuda":
+            return solve(self.prior, problem, self.wanted.solver, self.follower.watch, data_step, batches)
+        lagging = Lagging(self.follower.watch, self.follower.check)
+        x = solve(self.prior, problem, self.wanted.solver, lagging.watch, data_step, batches)
+        lagging.finish()
+        return x
 
     def _fitting(self, problem: Problem, scene: range, timeline: Timeline, part: Part) -> Problem:
         """The problem with the mean over time left out for those measured frames that it does not fit."""
@@ -275,12 +293,6 @@ class Pipeline:
         self._squares["noise_sigma"] += pixels * len(after) * problem.noise.sigma**2
         self._squares["residual"] += pixels * sum(one**2 for one in after)
         self._squares["residual_before"] += pixels * sum(one**2 for one in before)
-
-
-def _give_back() -> None:
-    """Return freed memory to the system, which the C library keeps in ever more pieces, a few megabytes a part."""
-    with contextlib.suppress(AttributeError):  # only glibc has it
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _shifted(frames: range, by: int) -> range:

@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from typing import Literal, get_args
+from typing import Literal
 
 import structlog
 from redis.exceptions import RedisError
@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 from app.contract import Progress
 from app.records import Records
 from worker.control import Canceled, Control, Preempted
-from worker.solver.restore import Stage
+from worker.solver.restore import STAGES, Stage
 
 log = structlog.get_logger(__name__)
 
@@ -41,10 +41,11 @@ class Meter:
         self._write(Progress(stage=stage, percent=percent, frames_total=frames), force=True)
         self.check()
 
-    def measured(self, stage: str, frames: int) -> None:
-        """`frames` went through `stage` since the last call."""
-        spent = time.monotonic() - self._last
-        self._last += spent
+    def measured(self, stage: str, frames: int, seconds: float | None = None) -> None:
+        """`frames` went through `stage` since the last call, or in so many seconds of the device's."""
+        now = time.monotonic()
+        spent = now - self._last if seconds is None else seconds
+        self._last = now
         self.stages[stage] += spent
         for _ in range(frames):
             self.control.observe("visionxl_frame_stage_duration_seconds", spent / frames, task=self.task, stage=stage)
@@ -57,11 +58,11 @@ class Meter:
     @property
     def solver_seconds(self) -> float:
         """What the solver took so far, without reading and writing files."""
-        return sum(self.stages[stage] for stage in get_args(Stage))
+        return sum(self.stages[stage] for stage in STAGES)
 
-    def watch(self, stage: Stage, frames: int) -> None:
+    def watch(self, stage: Stage, frames: int, seconds: float | None = None) -> None:
         """The solver's callback, after each piece of work."""
-        self.measured(stage, frames)
+        self.measured(stage, frames, seconds)
         self._inverting = stage == "invert"
         if stage == "invert":
             self._inverted += frames

@@ -171,7 +171,7 @@ class _Bar(Progress):
         """A step of the sampler and a share of the inversion for every frame."""
         self._line = self.add_task("restoring", total=frames * (steps + 1))
 
-    def watch(self, stage: "Stage", frames: int) -> None:
+    def watch(self, stage: "Stage", frames: int, seconds: float | None = None) -> None:
         """The solver's callback."""
         if stage in ("invert", "denoise"):
             self.advance(self._line, frames)

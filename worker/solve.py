@@ -10,6 +10,7 @@ from torch import Tensor
 from app import degradations as stated
 from app.degradations import Degradation
 from app.restoration import SolverSettings
+from worker.solver.batches import MicroBatches
 from worker.solver.closed_form import Gram, closed_form
 from worker.solver.data_step import Proximal, Trust, further_off
 from worker.solver.kernels import disc_kernel, gaussian_kernel, motion_kernel
@@ -175,7 +176,6 @@ def setup(
     degradations: list[Degradation],
     beside: Beside,
     settings: SolverSettings,
-    micro_batch: int,
     tile_pixels: int,
 ) -> Setup:
     """What a client stated, with all that it left open filled in."""
@@ -183,9 +183,7 @@ def setup(
     published = settings.preset == "published"
     tuned = replace(PAPER, lowpass=2**0.5) if published else tuning_of(degradations, prior.bundled)
     tuned = replace(tuned, **{n: v for n in ("tau", "eta", "lowpass") if (v := getattr(settings, n)) is not None})
-    sampling = Sampling(
-        Schedule.leading(prior.abar, settings.steps, tuned.tau), tuned.eta, tuned.lowpass, micro_batch=micro_batch
-    )
+    sampling = Sampling(Schedule.leading(prior.abar, settings.steps, tuned.tau), tuned.eta, tuned.lowpass)
     if published:
         operator, sampling = published_operators(operator.operators), published_sampling(sampling)
     sampling = replace(sampling, **{n: v for n in ("init", "final") if (v := getattr(settings, n)) is not None})
@@ -199,12 +197,11 @@ def pose(
     beside: Beside,
     noise_sigma: float | None,
     settings: SolverSettings,
-    micro_batch: int,
     tile_pixels: int = TILE_PIXELS,
 ) -> Problem:
     """A clip that is solved as one; arguments as those of `setup` and of `Setup.pose`."""
     noise = None if noise_sigma is None else stated_noise(noise_sigma)
-    return setup(prior, degradations, beside, settings, micro_batch, tile_pixels).pose(measured, noise)
+    return setup(prior, degradations, beside, settings, tile_pixels).pose(measured, noise)
 
 
 def stated_noise(sigma: float) -> Noise:
@@ -224,6 +221,7 @@ def solve(
     settings: SolverSettings,
     watch: Watch = nobody,
     data_step: DataStep | None = None,
+    batches: MicroBatches | None = None,
 ) -> Tensor:
     """The restored clip, (T, 3, H, W) in [-1, 1]. data_step: the problem's own if none is given."""
     generator = torch.Generator().manual_seed(settings.seed)
@@ -232,4 +230,4 @@ def solve(
         prior = prior.as_published()
     tiled = Tiled(prior, problem.tiling) if len(problem.tiling) > 1 else prior
     step = data_step or problem.data_step()
-    return restore(tiled, problem.lifted, step, problem.sampling, generator, watch).clamp(-1, 1)
+    return restore(tiled, problem.lifted, step, problem.sampling, generator, watch, batches).clamp(-1, 1)

@@ -41,6 +41,7 @@ from worker.outcome import Outcome
 from worker.pipeline import Pipeline
 from worker.progress import Meter
 from worker.scenes import scan
+from worker.solver.batches import out_of_memory
 from worker.solver.blind import NotIdentified
 from worker.solver.prior import DiffusersPrior, load_prior
 
@@ -114,11 +115,13 @@ class Restorer:
         with TemporaryDirectory(dir=self.settings.scratch, prefix=f"{job_id}-") as scratch:
             try:
                 self._restore(job, Path(scratch))
-            except torch.OutOfMemoryError as error:
-                raise TaskFailed("out_of_memory", "The clip does not fit the device's memory.", True) from error
             except torch.AcceleratorError as error:
                 # Whatever went wrong, no further call on this device can be trusted.
                 raise DeviceLost("cuda") from error
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                raise TaskFailed("out_of_memory", "The clip does not fit the device's memory.", True) from error
 
     def _restore(self, job: Job, scratch: Path) -> None:
         task = task_of(job.request.degradations())
@@ -172,6 +175,9 @@ class Restorer:
                 resolution=f"{outcome.width}x{outcome.height}",
             )
         self.control.observe("visionxl_frames_processed_total", outcome.frames, task=task)
+        batch = outcome.settings["micro_batch"]
+        self.control.observe("visionxl_micro_batch_frames", batch["size"])
+        self.control.observe("visionxl_micro_batch_jobs_total", 1, reason=batch["reason"])
         if self.prior.device.type == "cuda":
             self.control.observe("visionxl_gpu_memory_peak_bytes", torch.cuda.max_memory_allocated())
 

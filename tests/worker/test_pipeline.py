@@ -41,7 +41,7 @@ class Follower:
     def planned(self, frames: int, steps: int) -> None:
         self.total = frames * steps
 
-    def watch(self, stage: Stage, frames: int) -> None:
+    def watch(self, stage: Stage, frames: int, seconds: float | None = None) -> None:
         self.denoised += frames if stage == "denoise" else 0
 
 

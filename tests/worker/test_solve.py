@@ -43,7 +43,7 @@ def test_what_is_not_stated_comes_from_the_clip(prior: DiffusersPrior, truth: Te
     small = torch.nn.functional.avg_pool2d(truth[:5], 4)
 
     def posed(y: Tensor, sigma: float | None = None) -> list[float]:
-        problem = pose(prior, y, task, Beside(), sigma, SolverSettings(), micro_batch=4)
+        problem = pose(prior, y, task, Beside(), sigma, SolverSettings())
         data_step = problem.data_step()
         solve(prior, problem, SolverSettings(), data_step=data_step)
         settings = problem.settings(data_step)
@@ -64,7 +64,7 @@ def test_the_first_guess_of_what_moves_fast_is_taken_to_be_further_off(prior: Di
     def floor(frames: Tensor, task: Task) -> float:
         stated: list[Degradation] = degradations_of(task)
         y = operator_of(stated, Beside(), prior.device).A(2 * frames - 1)
-        return pose(prior, (y + 1) / 2, stated, Beside(), None, SolverSettings(), micro_batch=4).tuning.floor
+        return pose(prior, (y + 1) / 2, stated, Beside(), None, SolverSettings()).tuning.floor
 
     still = truth[:1].expand(9, -1, -1, -1).contiguous()
     fast = torch.stack([truth[0].roll(32 * n, -1) for n in range(9)])

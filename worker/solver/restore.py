@@ -6,18 +6,21 @@ noise (pseudo-batch consistent sampling), and are fitted to the measurement toge
 docs/algorithm.md maps each equation to its line, and lists where this departs from the published code.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
 
+from worker.solver.batches import MicroBatches
 from worker.solver.lowpass import gaussian_lowpass
 from worker.solver.schedule import Schedule
 
+MICRO_BATCH = 4
 Stage = Literal["invert", "denoise", "vae_decode", "data_step", "vae_encode"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
 Watch = Callable[[Stage, int], None]
 DataStep = Callable[[Tensor, int], Tensor]
 Inversion = Callable[["Prior", Tensor, Schedule, Watch], Tensor]
@@ -71,7 +74,7 @@ class Sampling:
 
     eta: share of fresh noise when renoising. lowpass: lambda, the low-pass is lowpass * sqrt(1 - abar_t) pixels wide.
     init: what the first latents are made of. final: whether the result is fitted to the measurement once more (`data`)
-    or taken as decoded (`prior`). micro_batch: frames that go through the prior at a time.
+    or taken as decoded (`prior`).
     inversion, smooth, fresh: how latents are inverted, frames low-passed, and noise drawn for a clip of latents.
     """
 
@@ -80,7 +83,6 @@ class Sampling:
     lowpass: float = 1.41
     init: Literal["every_frame", "first_frame", "random"] = "every_frame"
     final: Literal["data", "prior"] = "data"
-    micro_batch: int = 4
     inversion: Inversion = ddim_inversion
     smooth: Lowpass = gaussian_lowpass
     fresh: Fresh = shared_noise
@@ -94,28 +96,26 @@ def restore(
     sampling: Sampling,
     generator: torch.Generator,
     watch: Watch = nobody,
+    batches: MicroBatches | None = None,
 ) -> Tensor:
     """Solve y = A x + noise for the clip x.
 
     lifted: (T, 3, H, W) in [-1, 1], the measurement on the grid of x. data_step(x0, t): fits all frames of the estimate
     x0 made at timestep t to the measurement. generator: on the CPU, so that a seed means the same on every device.
-    watch(stage, frames): called after each piece of work; what it raises ends the run.
+    watch(stage, frames): called after each piece of work; what it raises ends the run. batches: how many frames go
+    through the prior at a time; MICRO_BATCH, where it is not given.
 
     Returns (T, 3, H, W), not clamped.
     """
-    schedule, size = sampling.schedule, (lifted.shape[-2], lifted.shape[-1])
-    z = initial_latents(prior, lifted, sampling, generator, watch)
-    eps = torch.empty_like(z)
+    schedule = sampling.schedule
+    stages = Stages(prior, schedule, watch, batches or MicroBatches(MICRO_BATCH))
+    z = initial_latents(stages, lifted, sampling, generator)
     x = torch.empty_like(lifted)
 
     for index, t in enumerate(schedule.timesteps):
-        # Denoise every frame on its own, a micro-batch at a time.
-        for part in micro_batches(len(z), sampling.micro_batch):
-            guided, eps[part] = prior.predict_noise(z[part], t)
-            z0 = (z[part] - schedule.noise(t) * guided) / schedule.signal(t)
-            watch("denoise", len(z0))
-            x[part] = prior.decode(z0, size)
-            watch("vae_decode", len(z0))
+        # Denoise every frame on its own.
+        z0, eps = stages.denoised(z, t)
+        stages.decode(z0, x)
 
         t_next = schedule.next(index)
         if t_next is None and sampling.final == "prior":
@@ -123,38 +123,84 @@ def restore(
 
         # Fit all frames together to the measurement, then smooth what it cannot tell.
         x = data_step(x, t)
-        for part in micro_batches(len(x), sampling.micro_batch):
-            x[part] = sampling.smooth(x[part], sampling.lowpass * schedule.noise(t))
+        stages.smooth(x, sampling.smooth, sampling.lowpass * schedule.noise(t))
         watch("data_step", len(x))
         if t_next is None:
             break
 
         # Renoise. Fresh noise is shared by all frames, which keeps them consistent.
         fresh = sampling.fresh(z, generator).expand_as(z)
-        for part in micro_batches(len(z), sampling.micro_batch):
-            mixed = sampling.eta * fresh[part] + (1 - sampling.eta**2) ** 0.5 * eps[part]
-            z[part] = schedule.signal(t_next) * prior.encode(x[part]) + schedule.noise(t_next) * mixed
-            watch("vae_encode", len(mixed))
+        mixed = sampling.eta * fresh + (1 - sampling.eta**2) ** 0.5 * eps
+        z = stages.renoised(x, mixed, t_next)
     return x
 
 
-def initial_latents(
-    prior: Prior, lifted: Tensor, sampling: Sampling, generator: torch.Generator, watch: Watch
-) -> Tensor:
+@dataclass(frozen=True)
+class Stages:
+    """What is done a micro-batch at a time, each piece watched once it is done."""
+
+    prior: Prior
+    schedule: Schedule
+    watch: Watch
+    batches: MicroBatches
+
+    def denoised(self, z: Tensor, t: int) -> tuple[Tensor, Tensor]:
+        """Tweedie's estimate of the clean latents, and the noise they had; (T, C, h, w) each."""
+        z0, eps = torch.empty_like(z), torch.empty_like(z)
+
+        def work(part: slice) -> None:
+            guided, eps[part] = self.prior.predict_noise(z[part], t)
+            z0[part] = (z[part] - self.schedule.noise(t) * guided) / self.schedule.signal(t)
+            self.watch("denoise", len(guided))
+
+        self.batches.over(len(z), work)
+        return z0, eps
+
+    def decode(self, z0: Tensor, x: Tensor) -> None:
+        """Write what latents show into the clip x."""
+
+        def work(part: slice) -> None:
+            x[part] = self.prior.decode(z0[part], (x.shape[-2], x.shape[-1]))
+            self.watch("vae_decode", part.stop - part.start)
+
+        self.batches.over(len(x), work)
+
+    def smooth(self, x: Tensor, lowpass: Lowpass, width: float) -> None:
+        """Low-pass the clip x where it is."""
+
+        def work(part: slice) -> None:
+            x[part] = lowpass(x[part], width)
+
+        self.batches.over(len(x), work)
+
+    def renoised(self, x: Tensor, mixed: Tensor, t: int) -> Tensor:
+        """Latents of the clip x with noise `mixed` at timestep t, (T, C, h, w)."""
+        z = torch.empty_like(mixed)
+
+        def work(part: slice) -> None:
+            z[part] = self.schedule.signal(t) * self.prior.encode(x[part]) + self.schedule.noise(t) * mixed[part]
+            self.watch("vae_encode", part.stop - part.start)
+
+        self.batches.over(len(x), work)
+        return z
+
+    def inverted(self, x: Tensor, inversion: Inversion | None) -> Tensor:
+        """Latents of frames, (T, C, h, w), at the first timestep if an inversion takes them there."""
+        found: list[Tensor] = []
+
+        def work(part: slice) -> None:
+            z = self.prior.encode(x[part])
+            found.append(inversion(self.prior, z, self.schedule, self.watch) if inversion else z)
+
+        self.batches.over(len(x), work)
+        return torch.cat(found)
+
+
+def initial_latents(stages: Stages, lifted: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
     """Latents (T, C, h, w) at the first timestep."""
     schedule, first = sampling.schedule, sampling.schedule.timesteps[0]
     source = lifted[:1] if sampling.init == "first_frame" else lifted
-    parts = []
-    for part in micro_batches(len(source), sampling.micro_batch):
-        z = prior.encode(source[part])
-        parts.append(z if sampling.init == "random" else sampling.inversion(prior, z, schedule, watch))
-    z = torch.cat(parts)
     if sampling.init == "random":
-        z = schedule.signal(first) * z + schedule.noise(first) * sampling.fresh(z, generator)
-    return z.expand(len(lifted), -1, -1, -1).clone()
-
-
-def micro_batches(frames: int, size: int) -> Iterator[slice]:
-    """Consecutive slices of at most `size` frames."""
-    for start in range(0, frames, size):
-        yield slice(start, min(start + size, frames))
+        z = stages.inverted(source, None)
+        return schedule.signal(first) * z + schedule.noise(first) * sampling.fresh(z, generator)
+    return stages.inverted(source, sampling.inversion).expand(len(lifted), -1, -1, -1).clone()

@@ -18,6 +18,7 @@ from app.restoration import SolverSettings
 from tests.worker.solver.pipelines import UNETS, autoencoder, save_pipeline
 from worker.solve import pose, solve
 from worker.solver.backbone import BadModel, read
+from worker.solver.batches import MicroBatches
 from worker.solver.prior import DiffusersPrior, load_prior
 from worker.video import Beside
 
@@ -29,9 +30,9 @@ def restored(prior: DiffusersPrior, **settings: Any) -> Tensor:
     """Three blurred frames of 40x24, in two steps."""
     measured = torch.rand(3, 3, 24, 40, generator=torch.Generator().manual_seed(1))
     wanted = SolverSettings(steps=20, tau=0.06, **settings)
-    problem = pose(prior, measured, degradations_of(Task.deblur_plus), Beside(), 0.02, wanted, micro_batch=2)
+    problem = pose(prior, measured, degradations_of(Task.deblur_plus), Beside(), 0.02, wanted)
     assert len(problem.sampling.schedule.timesteps) == 2
-    return solve(prior, problem, wanted)
+    return solve(prior, problem, wanted, batches=MicroBatches(2))
 
 
 @pytest.mark.parametrize("vae", ["AutoencoderKL", "AutoencoderTiny"])

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from worker.solver.batches import MicroBatches
 from worker.solver.lowpass import gaussian_lowpass
 from worker.solver.restore import Sampling, restore
 from worker.solver.schedule import Schedule, scaled_linear
@@ -69,9 +70,9 @@ def again(lifted: Tensor, schedule: Schedule, eta: float, lam: float, init: str,
 def test_the_loop_is_the_one_of_the_paper(init: str, eta: float, lam: float, micro_batch: int) -> None:
     schedule = Schedule.leading(scaled_linear(), 25, 0.30)
     lifted = torch.rand(FRAMES, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1)).double() * 2 - 1
-    how = Sampling(schedule, eta, lam, "first_frame" if init == "first_frame" else "every_frame", "data", micro_batch)
+    how = Sampling(schedule, eta, lam, "first_frame" if init == "first_frame" else "every_frame", "data")
     prior = Wavy()
-    x = restore(prior, lifted, pull, how, torch.Generator().manual_seed(7))
+    x = restore(prior, lifted, pull, how, torch.Generator().manual_seed(7), batches=MicroBatches(micro_batch))
     torch.testing.assert_close(x, again(lifted, schedule, eta, lam, init, 7), rtol=1e-9, atol=1e-9)
     batches = math.ceil(FRAMES / micro_batch)
     inverted = 1 if init == "first_frame" else batches

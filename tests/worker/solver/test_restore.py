@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tests.worker.solver.oracle import Oracle
+from worker.solver.batches import MicroBatches
 from worker.solver.closed_form import closed_form
 from worker.solver.data_step import Proximal, Trust
 from worker.solver.operators import Chain, Mask
@@ -34,14 +35,21 @@ def clip(frames: int, height: int, width: int) -> Tensor:
 
 
 def sampling(abar: Tensor | None = None, steps: int = 25, tau: float = 0.3) -> Sampling:
-    return Sampling(Schedule.leading(scaled_linear() if abar is None else abar, steps, tau), micro_batch=2)
+    return Sampling(Schedule.leading(scaled_linear() if abar is None else abar, steps, tau))
 
 
 def run(
-    prior: Oracle | DiffusersPrior, operator: Chain, y: Tensor, how: Sampling, seed: int = 0, noise: float = 0.01
+    prior: Oracle | DiffusersPrior,
+    operator: Chain,
+    y: Tensor,
+    how: Sampling,
+    seed: int = 0,
+    noise: float = 0.01,
+    micro_batch: int = 2,
 ) -> Tensor:
     step = Proximal(operator, closed_form(operator, y), y, how.schedule, Trust(noise))
-    return restore(prior, operator.lift(y), step, how, torch.Generator().manual_seed(seed))
+    generator, batches = torch.Generator().manual_seed(seed), MicroBatches(micro_batch)
+    return restore(prior, operator.lift(y), step, how, generator, batches=batches)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +77,7 @@ def test_any_number_of_frames_of_any_size(shape: tuple[int, int, int]) -> None:
 def test_the_prior_sees_one_micro_batch_at_a_time() -> None:
     x, operator = clip(7, 16, 16), Chain([GaussianBlur(1.0)])
     oracle = Oracle(x)
-    run(oracle, operator, operator.A(x), replace(sampling(), micro_batch=3))
+    run(oracle, operator, operator.A(x), sampling(), micro_batch=3)
     assert set(oracle.batches) == {3, 1}
 
 
@@ -84,7 +92,7 @@ def test_the_same_seed_gives_the_same_bits(tiny: DiffusersPrior) -> None:
 def test_micro_batches_change_nothing_but_rounding(tiny: DiffusersPrior) -> None:
     x, operator = clip(5, 32, 32).float(), Chain([Downsample(4)])
     y, how = operator.A(x), sampling(tiny.abar, tau=0.15)
-    one, four = (run(tiny, operator, y, replace(how, micro_batch=n)) for n in (1, 4))
+    one, four = (run(tiny, operator, y, how, micro_batch=n) for n in (1, 4))
     torch.testing.assert_close(one, four, rtol=0, atol=1e-3)
 
 

@@ -84,7 +84,7 @@ def problem(prior: DiffusersPrior, truth: Tensor) -> Problem:
     """The sample blurred and rounded to 8 bits, to be solved in tiles."""
     stated = degradations_of(Task.deblur)
     y = (255 * operator_of(stated, Beside(), prior.device).A(truth)).round() / 255
-    return pose(prior, y, stated, Beside(), None, SolverSettings(), micro_batch=4, tile_pixels=PIXELS)
+    return pose(prior, y, stated, Beside(), None, SolverSettings(), tile_pixels=PIXELS)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,61 @@
+"""Memory of the host, or of the device where there is one: what is free, what work takes, and giving it back."""
+
+import contextlib
+import ctypes
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+SAMPLE_SECONDS = 0.002
+RESIDENT = Path("/proc/self/statm")
+CGROUP = Path("/sys/fs/cgroup")
+PAGE = 4096
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes: of the device, torch's own cache among them; or of the host, within the limit of its container."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    with contextlib.suppress(OSError, ValueError):  # no container, or one without a limit ("max")
+        limit, used = (int((CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
+        available = min(available, limit - used)
+    return available
+
+
+def peak_of(work: Callable[[], None], device: torch.device) -> int:
+    """Bytes that `work` takes at most, beyond what was taken before."""
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        work()
+        return int(torch.cuda.max_memory_allocated(device)) - before
+    before, peak, done = _resident(), 0, threading.Event()
+
+    def sample() -> None:
+        nonlocal peak
+        while not done.wait(SAMPLE_SECONDS):
+            peak = max(peak, _resident())
+
+    watcher = threading.Thread(target=sample, daemon=True)
+    watcher.start()
+    try:
+        work()
+    finally:
+        done.set()
+        watcher.join()
+    return max(peak, _resident()) - before
+
+
+def _resident() -> int:
+    return int(RESIDENT.read_text().split()[1]) * PAGE
+
+
+def give_back() -> None:
+    """Return freed memory to the system, which the C library keeps in ever more pieces, a few megabytes a part."""
+    with contextlib.suppress(AttributeError):  # only glibc has it
+        ctypes.CDLL(None).malloc_trim(0)
