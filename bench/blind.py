@@ -53,9 +53,10 @@ def found(y: Tensor) -> str:
 def named(blur: Shape | None) -> str:
     if blur is None:
         return "sharp"
+    besides = f" + sigma {blur.softness:g}" if blur.softness else ""
     if blur.kind == "motion":
-        return f"motion {blur.size:g} at {blur.angle:g}"
-    return f"{blur.kind.replace('gaussian', 'sigma')} {blur.size:.2f}"
+        return f"motion {blur.size:g} at {blur.angle:g}{besides}"
+    return f"{blur.kind.replace('gaussian', 'sigma')} {blur.size:.2f}{besides}"
 
 
 def main() -> None:

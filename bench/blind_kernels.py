@@ -22,7 +22,7 @@ from torch import Tensor
 
 from worker.estimate import BRIGHTNESS, SIDE
 from worker.measures import psnr
-from worker.solver.blind import MOVED, ROUND, NotIdentified, drawn, identify
+from worker.solver.blind import SHAPES, NotIdentified, drawn, identify
 from worker.solver.blind_kernel import similarity
 from worker.solver.blind_space import Shape, binned, fit, transfers, windowed_spectra
 from worker.solver.data_step import data_step
@@ -79,7 +79,7 @@ KERNELS = {
 def best_shape(y: Tensor) -> Shape:
     """Of brightness (T, H, W), whether or not it would be accepted."""
     spectrum = binned(windowed_spectra(y).abs().square().mean(0))
-    shapes = [shape for shape in ROUND + MOVED if shape.size > 0]
+    shapes = [shape for shape in SHAPES if shape.size > 0]
     return shapes[int(fit(spectrum, shapes, transfers(shapes, spectrum)).cost.argmin())]
 
 

@@ -25,7 +25,7 @@ from worker.measures import psnr
 from worker.solve import TILE_PIXELS, setup
 from worker.solver.blind import NotIdentified, drawn, identify
 from worker.solver.blind_kernel import similarity
-from worker.solver.kernels import disc_kernel, gaussian_kernel
+from worker.solver.kernels import convolved, disc_kernel, gaussian_kernel
 from worker.solver.prior import DiffusersPrior, load_prior
 from worker.solver.spatial import Convolution, GaussianBlur
 from worker.video import Beside, read_clip
@@ -35,19 +35,11 @@ RADIUS = 3.0
 SHOWN = 5  # frames that are restored
 
 
-def both(one: Tensor, other: Tensor) -> Tensor:
-    """The kernel of one blur after another; odd sizes."""
-    down, across = other.shape[0] - 1, other.shape[1] - 1
-    padded = torch.nn.functional.pad(one[None, None].double(), (across, across, down, down))
-    kernel: Tensor = torch.nn.functional.conv2d(padded, other.flip(0, 1)[None, None].double())[0, 0]
-    return kernel / kernel.sum()
-
-
 def undone(prior: DiffusersPrior, y: Tensor, kernel: Tensor) -> Tensor:
     """By the data step alone."""
     weights = (kernel.double() / kernel.double().sum()).tolist()
     stated = KernelBlur(kind="kernel_blur", kernel=weights)
-    ready = setup(prior, [stated], Beside(), SolverSettings(), 4, TILE_PIXELS)
+    ready = setup(prior, [stated], Beside(), SolverSettings(), TILE_PIXELS)
     return data_alone(ready.pose(y, None))
 
 
@@ -64,7 +56,7 @@ def main() -> None:
             sharp = middle(clip.frames.float(), SIDE)
             for softness in SOFTNESS:
                 soft = GaussianBlur(softness).A(sharp) if softness else sharp
-                total = both(disc, gaussian_kernel(softness, softness)) if softness else disc
+                total = convolved(disc, gaussian_kernel(softness, softness)) if softness else disc
                 for file in FILES:
                     y = sent(Convolution(disc).A(soft), file, clip, 10, Path(directory))
                     try:

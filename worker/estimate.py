@@ -44,6 +44,8 @@ def estimate(source: Path, seen: Scan, each: Callable[[], None] = nothing) -> Es
         steps.append(stated.TemporalAverage(kind="temporal_average", window=found.window))
     if found.blur:
         steps.append(_named(found.blur))
+        if found.blur.softness:
+            steps.append(stated.GaussianBlur(kind="gaussian_blur", sigma=round(found.blur.softness, 2)))
     if found.kernel is not None:
         rows = [[round(weight, 6) for weight in row] for row in found.kernel.tolist()]
         steps.append(stated.KernelBlur(kind="kernel_blur", kernel=rows))

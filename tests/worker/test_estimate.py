@@ -3,15 +3,17 @@
 import math
 from pathlib import Path
 
+import pytest
 import torch
 
-from app.degradations import KernelBlur
+from app import degradations as stated
+from app.degradations import DiscBlur, KernelBlur
 from worker.demo import SAMPLE
 from worker.encode import write_clip
 from worker.estimate import estimate
 from worker.scenes import scan
-from worker.solver.kernels import gaussian_kernel
-from worker.solver.spatial import Convolution
+from worker.solver.kernels import disc_kernel, gaussian_kernel
+from worker.solver.spatial import Convolution, GaussianBlur
 from worker.video import read_clip
 
 
@@ -30,3 +32,13 @@ def test_a_blur_of_no_known_shape_is_told_as_a_kernel(tmp_path: Path) -> None:
     assert min(weights) >= 0
     assert abs(math.fsum(weights) - 1) < 2e-4
     assert 0.75 <= found.confidence <= 1
+
+
+def test_a_soft_clip_out_of_focus_is_told_as_two_blurs(tmp_path: Path) -> None:
+    clip, blurred = read_clip(SAMPLE, 1), tmp_path / "blurred.mp4"
+    truth = clip.frames.float().expand(4, -1, -1, -1)
+    y = Convolution(disc_kernel(4)).A(GaussianBlur(1.0).A(truth))
+    write_clip(blurred, y, clip, pts=read_clip(SAMPLE, 4).pts, crf=1)
+    lens, softness = estimate(blurred, scan(blurred)).degradation
+    assert isinstance(lens, DiscBlur) and lens.radius == pytest.approx(4, abs=0.2)
+    assert isinstance(softness, stated.GaussianBlur) and softness.sigma == pytest.approx(1, abs=0.5)

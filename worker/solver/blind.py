@@ -6,7 +6,8 @@ explains the clip well, blind_kernel.py finds a kernel, which has to explain it 
 """
 
 import math
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch import Tensor
 from worker.solver.blind_kernel import alternate, similarity, split, total_variation, transfer_of
 from worker.solver.blind_space import Fit, Shape, Spectrum, binned, fit, free_transfer, transfers, windowed_spectra
 from worker.solver.blind_time import BANDS, THRICE, WINDOWS, window_costs
-from worker.solver.kernels import disc_kernel, gaussian_kernel, motion_kernel
+from worker.solver.kernels import convolved, disc_kernel, gaussian_kernel, motion_kernel
 
 LEAST_CONFIDENCE = 0.75
 WORST_MISFIT = 5.0
@@ -24,8 +25,18 @@ LEAST = {"gaussian": 0.8, "disc": 1.5, "motion": 4.0}  # sizes under which sharp
 ROUND = [Shape("gaussian", size / 4) for size in range(33)] + [Shape("disc", size / 4) for size in range(4, 33)]
 LENGTHS = (3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 16, 18, 20, 22, 25)
 MOVED = [Shape("motion", length, 7.5 * n) for length in LENGTHS for n in range(24)]
+SOFT = [
+    replace(shape, softness=softness)
+    for kind, least, softnesses in (("disc", 2, (0.5, 1.0)), ("motion", 6, (1.0,)))
+    for softness in softnesses
+    for shape in ROUND + MOVED
+    if shape.kind == kind and shape.size >= least
+]
+SHAPES = ROUND + MOVED + SOFT
+A_SOFTNESS = {"disc": 3.0, "motion": 12.0}  # cost of softness that came besides; a soft photograph passes for moved
 LARGEST = {"gaussian": 8.0, "disc": 8.0, "motion": 25.0}
 ALIKE_SIZE, ALIKE_ANGLE = (0.25, 0.15), 10.0  # pixels, share of the size; degrees
+ALIKE = 0.99  # similarity of spectra from which it makes no difference; Gaussians have it whose sigmas differ by 15%
 TRIED = (
     "Gaussians up to sigma 8, discs up to radius 8, movements up to 25 pixels, kernels up to 19 x 19, "
     "means of up to 16 frames"
@@ -86,8 +97,8 @@ def identify(frames: Tensor) -> Identified:
         raise NotIdentified("the frames are flat")
     spectra = windowed_spectra(frames)
     spectrum = binned(spectra.abs().square().mean(0))
-    found = fit(spectrum, ROUND + MOVED, transfers(ROUND + MOVED, spectrum))
-    best = int(found.cost.argmin())
+    found = fit(spectrum, SHAPES, transfers(SHAPES, spectrum))
+    best = _likeliest(found)
     free = _free(frames, found, spectrum) if float(found.misfit[best]) > WELL and len(frames) > 1 else None
     window, sure_of_window = _window(spectra, _noise(spectrum, free.noise if free else found.noise[best]))
     if window > 1 and THRICE * window > len(frames):
@@ -114,7 +125,7 @@ def _free(frames: Tensor, found: Fit, spectrum: Spectrum) -> _Free | None:
     Whiter is not enough: the edges of frames that were not learned from have to say that its phase is right, too.
     """
     learned, judged = split(frames)
-    best = int(found.cost.argmin())
+    best = _likeliest(found)
     begun = [gaussian_kernel(SLIGHT, SLIGHT)]
     if found.shapes[best].size > 1:
         begun.append(drawn(found.shapes[best]))
@@ -139,44 +150,70 @@ def drawn(shape: Shape) -> Tensor:
     """The kernel of a blur, (h, w) odd; size > 0."""
     match shape.kind:
         case "gaussian":
-            return gaussian_kernel(shape.size, shape.size)
+            kernel = gaussian_kernel(shape.size, shape.size)
         case "disc":
-            return disc_kernel(shape.size)
+            kernel = disc_kernel(shape.size)
         case "motion":
-            return motion_kernel(shape.size, shape.angle)
+            kernel = motion_kernel(shape.size, shape.angle)
+    return convolved(kernel, gaussian_kernel(shape.softness, shape.softness)) if shape.softness else kernel
+
+
+def _prior(found: Fit) -> Tensor:
+    """Logarithms: each kind as likely as any other, those with softness of their own less."""
+    families = [(shape.kind, shape.softness > 0) for shape in found.shapes]
+    share = Counter(families)
+    return torch.tensor([-math.log(share[kind, soft]) - (A_SOFTNESS[kind] if soft else 0) for kind, soft in families])
+
+
+def _likeliest(found: Fit) -> int:
+    return int((_prior(found) - found.cost).argmax())
 
 
 def _blur(found: Fit, spectrum: Spectrum) -> tuple[Shape | None, float]:
     """The most probable blur and the probability that it is this or one like it; None: none that can be told."""
     shapes = found.shapes
-    share = {kind: sum(shape.kind == kind for shape in shapes) for kind in LEAST}
-    prior = torch.tensor([-math.log(share[shape.kind]) for shape in shapes])
-    probability = torch.softmax(prior - found.cost, 0)
-    best = shapes[int(found.cost.argmin())]
+    probability = torch.softmax(_prior(found) - found.cost, 0)
+    number = _likeliest(found)
+    best = shapes[number]
     if _slight(best):
         return None, sum(float(p) for p, shape in zip(probability, shapes, strict=True) if _slight(shape))
-    sure = sum(float(p) for p, shape in zip(probability, shapes, strict=True) if _alike(shape, best))
+    alike = _similar(transfers(shapes, spectrum), number, spectrum) > ALIKE
+    alike |= torch.tensor([_near(shape, best) for shape in shapes])
     near = _around(best)
-    return near[int(fit(spectrum, near, transfers(near, spectrum)).cost.argmin())], sure
+    finer = near[int(fit(spectrum, near, transfers(near, spectrum)).cost.argmin())]
+    if finer.softness < LEAST["gaussian"]:
+        finer = replace(finer, softness=0.0)  # which sharp photographs have, too
+    return finer, float(probability[alike].sum())
 
 
 def _slight(shape: Shape) -> bool:
     return shape.size < LEAST[shape.kind]
 
 
-def _alike(shape: Shape, other: Shape) -> bool:
+def _near(shape: Shape, other: Shape) -> bool:
     absolute, relative = ALIKE_SIZE
     turned = abs((shape.angle - other.angle + 90) % 180 - 90)
     near = abs(shape.size - other.size) <= max(absolute, relative * other.size)
     return shape.kind == other.kind and near and turned <= ALIKE_ANGLE
 
 
+def _similar(transfer: Tensor, number: int, spectrum: Spectrum) -> Tensor:
+    """(candidates,): normalised correlation of |K| with that of one of them."""
+    size = (transfer / 2).exp() * spectrum.cells.sqrt()
+    size = size / size.norm(dim=1, keepdim=True)
+    alike: Tensor = size @ size[number]
+    return alike
+
+
 def _around(shape: Shape) -> list[Shape]:
     """The grid about one of its points, finer."""
+    softer = [shape.softness + step / 4 for step in range(-2, 3)] if shape.softness else [0.0]
     if shape.kind == "motion":
         steps = [(length / 4, 1.5 * turn) for length in range(-3, 4) for turn in range(-2, 3)]
-        return [Shape("motion", shape.size + length, shape.angle + turn) for length, turn in steps]
-    return [Shape(shape.kind, round(shape.size + step / 20, 2)) for step in range(-4, 5)]
+        sharp = [Shape("motion", shape.size + length, shape.angle + turn) for length, turn in steps]
+    else:
+        sharp = [Shape(shape.kind, round(shape.size + step / 20, 2)) for step in range(-4, 5)]
+    return [replace(one, softness=softness) for one in sharp for softness in softer]
 
 
 def _noise(spectrum: Spectrum, fitted: Tensor) -> Tensor:

@@ -32,11 +32,15 @@ GAMMA, SECTOR, SLOPE = (2.6, 0.5), (0.0, 0.5), (1.0, 0.5)
 
 @dataclass(frozen=True)
 class Shape:
-    """A blur. size: sigma, radius or length in pixels; angle: of a movement, in degrees, counterclockwise."""
+    """A blur. size: sigma, radius or length in pixels; angle: of a movement, in degrees, counterclockwise.
+
+    softness: sigma of a Gaussian that came besides, in pixels.
+    """
 
     kind: Kind
     size: float
     angle: float = 0.0
+    softness: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -116,15 +120,21 @@ def free_transfer(power: Tensor, spectrum: Spectrum) -> Tensor:
 
 def _transfer(shape: Shape, spectrum: Spectrum) -> Tensor:
     fy, fx = spectrum.fy, spectrum.fx
+
+    def gaussian(sigma: float) -> Tensor:
+        return torch.exp(-((2 * math.pi * sigma) ** 2) * (fy.square() + fx.square()))
+
     match shape.kind:
         case "gaussian":
-            power = torch.exp(-((2 * math.pi * shape.size) ** 2) * (fy.square() + fx.square()))
+            power = gaussian(shape.size)
         case "disc":
             x = 2 * math.pi * shape.size * (fy.square() + fx.square()).sqrt()
             power = (2 * torch.special.bessel_j1(x) / x).square() + LEAK
         case "motion":
             angle = math.radians(shape.angle)
             power = torch.sinc(shape.size * (fx * math.cos(angle) - fy * math.sin(angle))).square() + LEAK
+    if shape.softness:
+        power = power * gaussian(shape.softness)
     return _per_bin(power[None], spectrum.place, spectrum.cells)[0].clamp_min(1e-30).log()
 
 

@@ -41,6 +41,13 @@ def disc_kernel(radius: float) -> Tensor:
     return _normalised(_trimmed(covered))
 
 
+def convolved(one: Tensor, other: Tensor) -> Tensor:
+    """The kernel of one blur after another."""
+    down, across = (size - 1 for size in other.shape)
+    padded = F.pad(one, (across, across, down, down))
+    return _normalised(F.conv2d(padded[None, None], other.flip(0, 1)[None, None])[0, 0])
+
+
 def _grid(radius: int) -> tuple[Tensor, Tensor]:
     offsets = torch.arange(-radius, radius + 1, dtype=torch.float64)
     return offsets[None], offsets[:, None]

@@ -8,9 +8,11 @@ from torch import Tensor
 
 from worker.demo import SAMPLE
 from worker.solver import blind
-from worker.solver.blind import NotIdentified, identify
+from worker.solver.blind import NotIdentified, drawn, identify
+from worker.solver.blind_kernel import similarity
+from worker.solver.blind_space import Shape
 from worker.solver.blind_time import WINDOWS, non_negative
-from worker.solver.kernels import disc_kernel, motion_kernel
+from worker.solver.kernels import convolved, disc_kernel, gaussian_kernel, motion_kernel
 from worker.solver.operators import Operator
 from worker.solver.spatial import Convolution, GaussianBlur
 from worker.solver.temporal import TemporalAverage
@@ -71,6 +73,37 @@ def test_a_lens_out_of_focus_is_told_from_a_gaussian(clip: Tensor) -> None:
     found = identify(seen(clip, Convolution(disc_kernel(3)))).blur
     assert found is not None and found.kind == "disc"
     assert found.size == pytest.approx(3, abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("shape", "kernel"),
+    [
+        (Shape("disc", 3, softness=1), convolved(disc_kernel(3), gaussian_kernel(1, 1))),
+        (Shape("motion", 9, 30, softness=1), convolved(motion_kernel(9, 30), gaussian_kernel(1, 1))),
+        (Shape("motion", 11, 120, softness=1.5), gaussian_kernel(1.5, 3.5, 30)),
+    ],
+    ids=["disc", "motion", "lengthened Gaussian"],
+)
+def test_softness_that_came_besides_is_told_from_what_else_happened(clip: Tensor, shape: Shape, kernel: Tensor) -> None:
+    """A Gaussian that is longer one way is a movement with softness of its own, but for a hundredth."""
+    assert similarity(drawn(shape), kernel) > 0.98
+    found = identify(seen(clip, Convolution(kernel))).blur
+    assert found is not None and found.kind == shape.kind
+    assert found.softness == pytest.approx(shape.softness, abs=0.5)
+    assert similarity(drawn(found), kernel) > 0.97
+
+
+def test_softness_that_sharp_photographs_have_is_left_alone(clip: Tensor) -> None:
+    found = identify(seen(clip, Convolution(disc_kernel(3)), GaussianBlur(0.5))).blur
+    assert found is not None and found.kind == "disc" and found.softness == 0
+
+
+def test_the_blur_of_a_soft_clip_is_all_of_it(clip: Tensor) -> None:
+    """Where softness hides the zeros of a lens, both together are a Gaussian, and undone they are worth more."""
+    both = convolved(disc_kernel(3), gaussian_kernel(1.9, 1.9))
+    assert similarity(both, gaussian_kernel(2.5, 2.5)) > 0.99
+    found = identify(seen(clip, GaussianBlur(1.9), Convolution(disc_kernel(3)))).blur
+    assert found is not None and similarity(drawn(found), both) > 0.97
 
 
 @pytest.mark.parametrize("window", [5, 8])
