@@ -12,6 +12,10 @@ NOISE = "standard deviation for pixels in [0, 1]; null: estimated, or where the 
 BLUR = "`estimate`: blur of frames and mean over time are found from the clip, or the job is refused as not identified"
 
 
+Tier = Literal["exact", "fast", "draft"]
+TIER = "exact; fast: about half the steps; draft: one step, on frames half as large, for previews"
+
+
 class SolverSettings(Strict):
     """How the inverse problem is solved; what is left null follows the preset and the task (docs/algorithm.md).
 
@@ -50,6 +54,7 @@ class Restoration(Strict):
     blur: Literal["estimate"] | None = Field(None, description=BLUR)
     noise_sigma: float | None = Field(None, ge=0, le=0.5, description=NOISE)
     simulate: bool = Field(False, description="the clip is clean: degrade it first, and report how near the result is")
+    tier: Tier = Field("exact", description=TIER)
     solver: SolverSettings = Field(default_factory=SolverSettings)
     output: OutputSettings = Field(default_factory=OutputSettings)
 
@@ -57,6 +62,12 @@ class Restoration(Strict):
     def _one_way_to_say_it(self) -> Self:
         if [self.task is not None, bool(self.degradation), self.blur is not None].count(True) != 1:
             raise ValueError("give either task or a non-empty degradation, or let blur be estimated")
+        return self
+
+    @model_validator(mode="after")
+    def _published_is_exact(self) -> Self:
+        if self.tier != "exact" and self.solver.preset == "published":
+            raise ValueError("the published solver has no tier but exact")
         return self
 
     def degradations(self) -> list[Degradation]:

@@ -99,7 +99,7 @@ class Pipeline:
         self.clip = clip_window(source, follower.check)
         still, self._moving = self._masks(mask)
         beside = Beside(still, read_kernel(kernel) if kernel else None)
-        self.setup = setup(prior, self.stated, beside, wanted.solver, tile_pixels)
+        self.setup = setup(prior, self.stated, beside, wanted.solver, tile_pixels, wanted.tier)
         self._micro_batch = micro_batch
         self._chosen: tuple[Choice, MicroBatches] | None = None
         self.real = operator_of(self.stated, beside, prior.device)

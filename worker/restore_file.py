@@ -18,7 +18,7 @@ from app.containers import BesideKind
 from app.degradations import Task
 from app.fit import Extent, check_fit, check_given
 from app.invalid import field_of, reason_of
-from app.restoration import Restoration
+from app.restoration import TIER, Restoration
 from app.settings import Settings
 from worker.control import NotFinite
 
@@ -41,6 +41,7 @@ def restore_file(
     noise_sigma: Annotated[float | None, typer.Option(help="of pixels in [0, 1]; estimated if not given")] = None,
     seed: Annotated[int, typer.Option()] = 42,
     prompt: Annotated[str, typer.Option()] = "",
+    tier: Annotated[str, typer.Option(help=TIER)] = "exact",
     preset: Annotated[str, typer.Option(help="`published` does as the authors' code does")] = "default",
     tau: Annotated[float | None, typer.Option(help="where sampling starts, as a share of the schedule")] = None,
     crf: Annotated[int, typer.Option(help="x264 rate factor of the result")] = 12,
@@ -57,6 +58,7 @@ def restore_file(
             blur=blur,
             noise_sigma=noise_sigma,
             simulate=simulate,
+            tier=tier,
             solver={"preset": preset, "seed": seed, "prompt": prompt, "tau": tau},
             output={"crf": crf},
         )

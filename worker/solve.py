@@ -9,21 +9,23 @@ from torch import Tensor
 
 from app import degradations as stated
 from app.degradations import Degradation
-from app.restoration import SolverSettings
+from app.restoration import SolverSettings, Tier
 from worker.solver.batches import MicroBatches
 from worker.solver.closed_form import Gram, closed_form
 from worker.solver.data_step import Proximal, Trust, further_off
+from worker.solver.halved import Halved, half
 from worker.solver.kernels import disc_kernel, gaussian_kernel, motion_kernel
 from worker.solver.memory import likely_memories
 from worker.solver.noise import ROUNDING, Noise, find_noise
 from worker.solver.operators import Chain, Mask, Operator
 from worker.solver.prior import DiffusersPrior
 from worker.solver.published import published_data_step, published_operators, published_sampling
-from worker.solver.restore import DataStep, Sampling, Watch, nobody, restore
+from worker.solver.restore import DataStep, Prior, Sampling, Watch, nobody, restore
 from worker.solver.schedule import Schedule
 from worker.solver.spatial import Convolution, Downsample, GaussianBlur
 from worker.solver.temporal import TemporalAverage, TemporalDownsample
 from worker.solver.tiles import Tiled, Tiling
+from worker.tiers import at_tier
 from worker.tuning import PAPER, Tuning, tuning_of
 from worker.video import Beside
 
@@ -36,8 +38,8 @@ class Problem:
     """A segment ready to be solved; pixels in [-1, 1].
 
     gram: how A A^T is inverted, where there is a closed form. lifted: the measurement on the grid of the clip,
-    (T, 3, H, W), from which the solver starts. tiling: how the prior goes over its frames. published: whether all is to
-    be done as the published solver does it.
+    (T, 3, H, W), from which the solver starts. tiling: how the prior goes over its frames. halved: whether it is shown
+    frames half as large, which `tiling` is of then. published: whether all is done as the published solver does it.
     """
 
     operator: Chain
@@ -48,6 +50,7 @@ class Problem:
     sampling: Sampling
     tuning: Tuning
     tiling: Tiling
+    halved: bool = False
     published: bool = False
 
     def data_step(self) -> DataStep:
@@ -135,7 +138,7 @@ class Setup:
     """How all parts of a clip are to be solved.
 
     operator: what happened to the whole clip, as the solver models it. tile_pixels: frames with more go through the
-    prior in tiles, whose sides are multiples of `multiple`.
+    prior in tiles, whose sides are multiples of `multiple`. halved: the prior is shown frames half as large.
     """
 
     operator: Chain
@@ -145,6 +148,7 @@ class Setup:
     device: torch.device
     tile_pixels: int
     multiple: int
+    halved: bool
 
     def pose(self, measured: Tensor, noise: Noise | None, operator: Chain | None = None) -> Problem:
         """What is to be solved for a clip, or with its own `operator` for a part of one.
@@ -167,8 +171,11 @@ class Setup:
         if gram is not None and gram.mixes_spectra and not noise.measured:
             off = further_off(gram, operator, lifted, y, 2 * noise.sigma)
             tuning = replace(tuning, floor=off * tuning.floor, slope=off * tuning.slope)
-        tiling = Tiling.within(self.tile_pixels, lifted.shape[-2], lifted.shape[-1], self.multiple)
-        return Problem(operator, gram, y, lifted, noise, self.sampling, tuning, tiling, self.published)
+        height, width = lifted.shape[-2:]
+        if self.halved:
+            height, width = half(height, width)
+        tiling = Tiling.within(self.tile_pixels, height, width, self.multiple)
+        return Problem(operator, gram, y, lifted, noise, self.sampling, tuning, tiling, self.halved, self.published)
 
 
 def setup(
@@ -177,6 +184,7 @@ def setup(
     beside: Beside,
     settings: SolverSettings,
     tile_pixels: int,
+    tier: Tier = "exact",
 ) -> Setup:
     """What a client stated, with all that it left open filled in."""
     operator = operator_of(degradations, beside, prior.device)
@@ -184,10 +192,11 @@ def setup(
     tuned = replace(PAPER, lowpass=2**0.5) if published else tuning_of(degradations, prior.bundled)
     tuned = replace(tuned, **{n: v for n in ("tau", "eta", "lowpass") if (v := getattr(settings, n)) is not None})
     sampling = Sampling(Schedule.leading(prior.abar, settings.steps, tuned.tau), tuned.eta, tuned.lowpass)
+    sampling = at_tier(sampling, tier)
     if published:
         operator, sampling = published_operators(operator.operators), published_sampling(sampling)
     sampling = replace(sampling, **{n: v for n in ("init", "final") if (v := getattr(settings, n)) is not None})
-    return Setup(operator, sampling, tuned, published, prior.device, tile_pixels, prior.multiple)
+    return Setup(operator, sampling, tuned, published, prior.device, tile_pixels, prior.multiple, tier == "draft")
 
 
 def pose(
@@ -198,10 +207,11 @@ def pose(
     noise_sigma: float | None,
     settings: SolverSettings,
     tile_pixels: int = TILE_PIXELS,
+    tier: Tier = "exact",
 ) -> Problem:
     """A clip that is solved as one; arguments as those of `setup` and of `Setup.pose`."""
     noise = None if noise_sigma is None else stated_noise(noise_sigma)
-    return setup(prior, degradations, beside, settings, tile_pixels).pose(measured, noise)
+    return setup(prior, degradations, beside, settings, tile_pixels, tier).pose(measured, noise)
 
 
 def stated_noise(sigma: float) -> Noise:
@@ -228,6 +238,8 @@ def solve(
     prior = prior.prompted(settings.prompt, settings.guidance)
     if problem.published:
         prior = prior.as_published()
-    tiled = Tiled(prior, problem.tiling) if len(problem.tiling) > 1 else prior
+    shown: Prior = Tiled(prior, problem.tiling) if len(problem.tiling) > 1 else prior
+    if problem.halved:
+        shown = Halved(shown)
     step = data_step or problem.data_step()
-    return restore(tiled, problem.lifted, step, problem.sampling, generator, watch, batches).clamp(-1, 1)
+    return restore(shown, problem.lifted, step, problem.sampling, generator, watch, batches).clamp(-1, 1)

@@ -58,6 +58,12 @@ def ddim_inversion(prior: Prior, z: Tensor, schedule: Schedule, watch: Watch = n
     return z
 
 
+def straight_inversion(prior: Prior, z: Tensor, schedule: Schedule, watch: Watch = nobody) -> Tensor:
+    """DDIM inversion in a single step, from the last timestep to the first."""
+    ends = Schedule(schedule.abar, (schedule.timesteps[0], schedule.timesteps[-1]))
+    return z if len(schedule.timesteps) == 1 else ddim_inversion(prior, z, ends, watch)
+
+
 def shared_noise(z: Tensor, generator: torch.Generator) -> Tensor:
     """One sample of standard normal noise for all frames, (1, C, h, w); drawn on the CPU, typed and placed like z."""
     return torch.randn(z[:1].shape, generator=generator).to(z)
