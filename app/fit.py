@@ -30,11 +30,13 @@ class Extent(NamedTuple):
 
 
 def check_given(wanted: Restoration, given: Collection[BesideKind]) -> None:
-    """Raises Misfit where a mask or kernel is missing or not wanted, or a blur is to be estimated that cannot be."""
+    """Raises Misfit where a mask or kernel is missing or not wanted, or settings exclude one another."""
     if wanted.blur and wanted.simulate:
         raise Misfit("blur", "there is nothing to estimate where the job simulates")
     if wanted.blur and wanted.solver.preset == "published":
         raise Misfit("blur", "the published solver takes only what is stated")
+    if wanted.tier != "exact" and wanted.solver.preset == "published":
+        raise Misfit("tier", "the published solver has no tier but exact")
     drawn = wanted.simulate and "mask" not in given  # a random mask
     for index, step in enumerate(wanted.degradations()):
         if isinstance(step, Mask) and not drawn and (step.known is not None or step.moving):

@@ -64,12 +64,6 @@ class Restoration(Strict):
             raise ValueError("give either task or a non-empty degradation, or let blur be estimated")
         return self
 
-    @model_validator(mode="after")
-    def _published_is_exact(self) -> Self:
-        if self.tier != "exact" and self.solver.preset == "published":
-            raise ValueError("the published solver has no tier but exact")
-        return self
-
     def degradations(self) -> list[Degradation]:
         """What happened to the clip, in order; nothing where it is to be estimated."""
         return degradations_of(self.task) if self.task else self.degradation

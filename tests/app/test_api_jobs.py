@@ -76,6 +76,8 @@ def test_positions_count_the_higher_queues_first(api: httpx.Client, body: dict[s
         ({"task": None, "blur": "guess"}, "blur"),
         ({"task": None, "blur": "estimate", "simulate": True}, "blur"),
         ({"task": None, "blur": "estimate", "solver": {"preset": "published"}}, "blur"),
+        ({"tier": "turbo"}, "tier"),
+        ({"tier": "fast", "solver": {"preset": "published"}}, "tier"),
         ({"solver": {"steps": 1}}, "solver.steps"),
         ({"source": {}}, "source.upload_id"),
         ({"task": None, "degradation": [{"kind": "downsample", "factor": 99}]}, "degradation.0.factor"),

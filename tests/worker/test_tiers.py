@@ -1,15 +1,13 @@
 """Tiers: what is left out, and that what comes back still fits the measurement."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import pytest
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from app.degradations import Task, degradations_of
-from app.restoration import Restoration, SolverSettings, Tier
+from app.restoration import SolverSettings, Tier
 from tests.worker.solver.test_loop import Wavy
 from worker.demo import SAMPLE
 from worker.measures import psnr
@@ -117,9 +115,3 @@ def test_a_draft_is_tiled_by_the_size_that_the_prior_sees(prior: DiffusersPrior)
     )
     assert len(whole.tiling) > 1
     assert len(draft.tiling) == 1
-
-
-@pytest.mark.parametrize("wanted", [{"tier": "turbo"}, {"tier": "fast", "solver": {"preset": "published"}}])
-def test_a_tier_that_is_not_is_refused(wanted: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError):
-        Restoration.model_validate({"task": "deblur"} | wanted)
