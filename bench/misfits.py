@@ -98,7 +98,7 @@ class Bench:
         (part,) = timeline.parts(len(truth))
         problem = ready.pose(y, None, timeline.operators_of(part))
         assert timeline.only_average is not None
-        found = misfits(problem.y, timeline.only_average, part.own, 2 * problem.noise.sigma)
+        found = misfits(problem.y, timeline.only_average, part.own, problem.codec_noise)
         if statement == "right" and found:
             print(f"doubted: {name}, then {then}, window {window}, crf {crf}: {found}", flush=True)
         count = self.counts.setdefault((statement, name.split(" ", 1)[1], then), [0, 0])

@@ -83,7 +83,7 @@ class Bench:
             (part,) = timeline.parts(len(scene))
             assert timeline.only_average is not None
             problem = self.setup.pose(measured[scene.start : scene.stop], None, timeline.operators_of(part))
-            found = misfits(problem.y, timeline.only_average, part.own, 2 * problem.noise.sigma)
+            found = misfits(problem.y, timeline.only_average, part.own, problem.codec_noise)
             odd += [scene.start + n for n in found]
 
             def taken(frames: list[int], problem: Problem = problem, part: Part = part) -> Problem:

@@ -280,7 +280,7 @@ class Pipeline:
         if problem.published or self._moving or timeline.only_average is None:
             return problem
         mix = timeline.only_average[part.measured.start : part.measured.stop, part.true.start : part.true.stop]
-        odd = misfits(problem.y, mix, part.own, 2 * problem.noise.sigma)
+        odd = misfits(problem.y, mix, part.own, problem.codec_noise)
         self._report.dropped([scene.start + part.measured.start + n for n in odd])
         return problem.degraded_by(without_mixing(problem.operator, part, odd)) if odd else problem
 

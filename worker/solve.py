@@ -16,7 +16,7 @@ from worker.solver.data_step import Proximal, Trust, further_off
 from worker.solver.halved import Halved, half
 from worker.solver.kernels import disc_kernel, gaussian_kernel, motion_kernel
 from worker.solver.memory import likely_memories
-from worker.solver.noise import ROUNDING, Noise, find_noise
+from worker.solver.noise import COMPRESSION, ROUNDING, Noise, find_noise
 from worker.solver.operators import Chain, Mask, Operator
 from worker.solver.prior import DiffusersPrior
 from worker.solver.published import published_data_step, published_operators, published_sampling
@@ -64,6 +64,11 @@ class Problem:
         """How far the data step trusts the measurement."""
         tuning = self.tuning
         return Trust(2 * self.noise.sigma, tuning.floor, tuning.slope, tuning.chroma, self.noise.measured)
+
+    @property
+    def codec_noise(self) -> float:
+        """Standard deviation of y's noise where it is coarse: it is told by its fine part, which may be less."""
+        return 2 * max(self.noise.sigma, COMPRESSION)
 
     def settings(self, data_step: DataStep) -> dict[str, Any]:
         """What the solver ran with, defaults filled in. data_step: the one it used."""

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from worker.solver.closed_form import dct_matrix
 from worker.solver.evidence import energies, log_likelihood
-from worker.solver.noise import COMPRESSION
 
 RUN_PRICE, FRAME_PRICE = 1.5, 0.05  # nats a coefficient; right statements stay under them (docs/decisions.md)
 LARGEST_WINDOW = 32  # frames; the search grows with its fourth power
@@ -111,8 +110,7 @@ class _Evidence:
         strength = _strength(octaves, mix, own)
         shapes = [torch.exp(-power) for memory in MEMORIES for power in (lags / memory, (lags / memory).square() / 2)]
         self.prior = torch.stack(shapes) * strength * strength[:, None]
-        least = 2 * COMPRESSION  # a codec's noise is told by its fine part, and the coarse one is what counts here
-        self.noises = [noise * max(sigma, least) ** 2 for noise in NOISES]
+        self.noises = [noise * sigma**2 for noise in NOISES]
 
     def __call__(self, tries: list[frozenset[int]]) -> Tensor:
         return torch.cat([self._batch(tries[n : n + BATCH]) for n in range(0, len(tries), BATCH)])
