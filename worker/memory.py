@@ -34,6 +34,7 @@ def peak_of(work: Callable[[], None], device: torch.device) -> int:
         torch.cuda.reset_peak_memory_stats(device)
         work()
         return int(torch.cuda.max_memory_allocated(device)) - before
+    give_back()  # what is held but free would not show when it is taken again
     before, peak, done = _resident(), 0, threading.Event()
 
     def sample() -> None:
