@@ -61,7 +61,7 @@ def main() -> None:
         write_clip(like, truth, sample, pts=[n * step for n in range(args.frames)], crf=10)
         long, _ = degrade(read_clip(like), truth, args.task, directory)
         (directory / "short").mkdir()
-        short, _ = degrade(read_clip(SAMPLE, 3), truth[:3], args.task, directory / "short")
+        short, _ = degrade(read_clip(SAMPLE, 8), truth[:8], args.task, directory / "short")
         with service(directory / "log") as url, httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
             ids = [upload(client, path, "clip") for path in (short, long)]
             pickups = [finished(client, ids[0], args.task)["metrics"]["queue_seconds"] for _ in range(args.pickups)]
