@@ -40,12 +40,13 @@ def prior() -> DiffusersPrior:
     return load_prior()
 
 
-def pan(speed: int, frames: int = 25) -> Tensor:
-    """(T, 3, 80, 128), a window that moves over a photograph, mirrored at its edges."""
+def pan(speed: int, frames: int = 25, size: tuple[int, int] = (80, 128)) -> Tensor:
+    """(T, 3, height, width), a window that moves over a photograph, mirrored at its edges."""
     picture = read_clip(SAMPLE, 1).frames[0].float()
     wide = torch.cat([picture, picture.flip(2)], 2)
-    columns = [(torch.arange(128) + n * speed) % wide.shape[2] for n in range(frames)]
-    return torch.stack([wide[:, 40:120][:, :, at] for at in columns])
+    top = (picture.shape[1] - size[0]) // 2
+    columns = [(torch.arange(size[1]) + n * speed) % wide.shape[2] for n in range(frames)]
+    return torch.stack([wide[:, top : top + size[0]][:, :, at] for at in columns])
 
 
 def rounded(x: Tensor) -> Tensor:
@@ -107,6 +108,24 @@ def test_frames_that_were_not_averaged_are_found(speed: int, odd: list[int]) -> 
 def test_a_smooth_picture_in_slow_motion_that_was_not_averaged_is_found() -> None:
     """What little detail it has changes faster than a mean would leave."""
     assert found(rounded(blur.A(WIDE.A(pan(4))))) == list(range(25))
+
+
+def test_a_pixel_a_frame_is_enough_where_nothing_was_blurred() -> None:
+    """The first zero of a mean of seven is at 1/7 cycles a pixel there, in fine detail."""
+    x = pan(1, size=(160, 256))
+    assert found(rounded(average.A(x))) == []
+    assert found(rounded(x)) == list(range(25))
+
+
+@pytest.mark.parametrize("still", [3, 5, 7])
+def test_frames_that_hardly_move_go_with_the_rest(still: int) -> None:
+    """A still picture looks like a mean of itself, but what a few such frames are is told by all others."""
+    x = torch.cat([pan(0, still), pan(16, 25 - still)])
+    assert found(rounded(blur.A(x))) == list(range(25))
+    y = average.A(x)
+    assert found(rounded(blur.A(y))) == []
+    y[-6:] = x[-6:]
+    assert found(rounded(blur.A(y))) == list(range(19, 25))
 
 
 def test_frames_next_to_a_missed_cut_are_found() -> None:

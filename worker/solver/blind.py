@@ -177,7 +177,7 @@ def _blur(found: Fit, spectrum: Spectrum) -> tuple[Shape | None, float]:
     best = shapes[number]
     if _slight(best):
         return None, sum(float(p) for p, shape in zip(probability, shapes, strict=True) if _slight(shape))
-    alike = _similar(transfers(shapes, spectrum), number, spectrum) > ALIKE
+    alike = _similar(found.transfer, number, spectrum) > ALIKE
     alike |= torch.tensor([_near(shape, best) for shape in shapes])
     near = _around(best)
     finer = near[int(fit(spectrum, near, transfers(near, spectrum)).cost.argmin())]

@@ -65,10 +65,11 @@ class Fit:
 
     shapes: none where the candidate is a free kernel.
     misfit: mean squared deviation of log(P / S) in units of what is expected; 1 is as good as sharp clips are.
-    noise: (candidates, 2), log N and b.
+    noise: (candidates, 2), log N and b. transfer: as `fit` was given it.
     """
 
     shapes: list[Shape]
+    transfer: Tensor
     cost: Tensor
     misfit: Tensor
     noise: Tensor
@@ -180,7 +181,7 @@ def fit(spectrum: Spectrum, shapes: list[Shape], transfer: Tensor, iterations: i
         )
         damping = torch.where(better, damping * 0.3, damping * 5).clamp(1e-6, 1e4)
     misfit = (error.square() * weight * TOGETHER).mean(1)
-    return Fit(shapes, cost, misfit, p[:, -2:])
+    return Fit(shapes, transfer, cost, misfit, p[:, -2:])
 
 
 def _expected(log_power: Tensor, f: Tensor) -> tuple[Tensor, Tensor]:

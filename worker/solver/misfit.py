@@ -22,9 +22,11 @@ from worker.solver.closed_form import dct_matrix
 from worker.solver.evidence import energies, log_likelihood
 
 RUN_PRICE, FRAME_PRICE = 1.5, 0.05  # nats a coefficient; right statements stay under them (docs/decisions.md)
+MOST = 2 / 3  # of the frames: where so many are none, no frame is taken for a mean
 LARGEST_WINDOW = 32  # frames; the search grows with its fourth power
 LEAST_BLOCK = 32  # measured frames that are looked at together
-OCTAVES = (1, 2, 4, 8, 16, 32, 64)  # half cycles along the longer side
+OCTAVES = (1, 2, 4, 8, 16, 32, 64, 128)  # half cycles along the longer side
+HEARD, COUNTED = 4.0, 1.0  # times sigma^2: what must move in octaves that bear witness, and in those that count
 MEMORIES = (0.25, 1.0, 3.0, 9.0, 27.0)  # l, frames
 AMPLITUDES = (0.5, 1.0, 2.0)
 NOISES = (1.0, 4.0, 16.0)  # times sigma^2: coarse detail of a lossy file is off by more than its noise says
@@ -43,18 +45,22 @@ def misfits(y: Tensor, mix: Tensor, own: list[int], sigma: float) -> list[int]:
     window = int((mix != 0).sum(1).max())
     if not 1 < window <= LARGEST_WINDOW:
         return []
-    count = max(1, len(y) // max(LEAST_BLOCK, 2 * window))
-    edges = [round(n * len(y) / count) for n in range(count + 1)]
+    blocks = max(1, len(y) // max(LEAST_BLOCK, 2 * window))
+    edges = [round(n * len(y) / blocks) for n in range(blocks + 1)]
     found: list[int] = []
     for start, stop in pairwise(edges):
         rows = mix[start:stop].double().cpu()
         columns = rows.any(0).nonzero().flatten().tolist()
         at = [columns.index(own[n]) for n in range(start, stop)]
-        found += [start + n for n in _search(_octaves(y[start:stop]), rows[:, columns], at, sigma)]
+        octaves = octaves_of(y[start:stop])
+        heard = [octave for octave in octaves if moving_energy(octave) > HEARD * sigma**2]
+        count = sum(octave[0] for octave in octaves if moving_energy(octave) > COUNTED * sigma**2)
+        found += [start + n for n in _search(heard, count, rows[:, columns], at, sigma)]
     return found
 
 
-def _octaves(y: Tensor) -> list[Octave]:
+def octaves_of(y: Tensor) -> list[Octave]:
+    """One for each of OCTAVES that frames (T, C, H, W) are large enough for."""
     brightness = y.float().mean(1)
     sizes = brightness.shape[1:]
     down, across = (dct_matrix(n, torch.float32, y.device)[: OCTAVES[-1]] for n in sizes)
@@ -69,13 +75,24 @@ def _octaves(y: Tensor) -> list[Octave]:
     return found
 
 
-def _search(octaves: list[Octave], mix: Tensor, own: list[int], sigma: float) -> list[int]:
+def moving_energy(octave: Octave) -> float:
+    """Mean square of what a coefficient has beyond its mean over time."""
+    return float(_about_mean(octave).mean())
+
+
+def _about_mean(octave: Octave) -> Tensor:
+    """(T,): mean square of what each frame has beyond the mean of all."""
+    covariance = octave[1]
+    centre = torch.eye(len(covariance)).double() - 1 / len(covariance)
+    return (centre @ covariance @ centre).diagonal()
+
+
+def _search(octaves: list[Octave], coefficients: int, mix: Tensor, own: list[int], sigma: float) -> list[int]:
     """Runs of frames are added or taken back for as long as the evidence grows by more than what they cost."""
     frames = len(mix)
     if frames < 3 or not octaves:
         return []
     evidence = _Evidence(octaves, mix, own, sigma)
-    coefficients = sum(n for n, _ in octaves)
     runs = [frozenset(range(i, i + n)) for n in RUNS for i in range(frames - n + 1)]
     runs += [frozenset(run) for i in range(1, frames) for run in (range(i), range(i, frames))] + [
         frozenset(range(frames))
@@ -83,17 +100,18 @@ def _search(octaves: list[Octave], mix: Tensor, own: list[int], sigma: float) ->
     dropped, best = frozenset[int](), evidence([frozenset()])[0]
     while True:
         tries = sorted({new for run in runs for new in (dropped | run, dropped - run)} - {dropped}, key=sorted)
-        worth = evidence(tries) - coefficients * torch.tensor([_price(new) for new in tries])
+        worth = evidence(tries) - coefficients * torch.tensor([_price(new, frames) for new in tries])
         if worth.max() <= best:
             ends = [end for end, at in ((-1, own[0] == 0), (frames, own[-1] == mix.shape[1] - 1)) if at]
-            return sorted(_without_gaps(dropped, frames, ends))
+            filled = _without_gaps(dropped, frames, ends)
+            return sorted(filled if len(filled) < MOST * frames else range(frames))
         dropped, best = tries[int(worth.argmax())], worth.max()
 
 
-def _price(dropped: frozenset[int]) -> float:
-    """What must be gained for it, nats a coefficient."""
+def _price(dropped: frozenset[int], frames: int) -> float:
+    """What must be gained for it, nats a coefficient. That no frame was averaged is as simple as that one was not."""
     runs = sum(n - 1 not in dropped for n in dropped)
-    return RUN_PRICE * runs + FRAME_PRICE * len(dropped)
+    return RUN_PRICE * runs + FRAME_PRICE * (len(dropped) if len(dropped) < frames else 1)
 
 
 class _Evidence:
@@ -128,9 +146,7 @@ class _Evidence:
 
 def _strength(octaves: list[Octave], mix: Tensor, own: list[int]) -> Tensor:
     """g (T,): how strongly each true frame moves, as far as the smoothed energy of the measured ones tells."""
-    frames = len(mix)
-    centre = torch.eye(frames).double() - 1 / frames
-    energies = [(centre @ covariance @ centre).diagonal().clamp_min(1e-12) for _, covariance in octaves]
+    energies = [_about_mean(octave).clamp_min(1e-12) for octave in octaves]
     energy = torch.stack([e / e.mean() for e in energies]).mean(0)
     window = int((mix != 0).sum(1).max())
     lags = (torch.arange(mix.shape[1])[:, None] - torch.tensor(own)).abs()
