@@ -19,6 +19,7 @@ from torch import Tensor
 from app.contract import RESULT_FILES
 from app.restoration import OutputSettings
 from worker.colour import from_rgb
+from worker.lane import Lane
 from worker.mux import Muxer, Sound, h264_stream, opened
 from worker.video import ClipInfo
 
@@ -37,7 +38,8 @@ class ClipWriter:
     like: whose time base, rate, pixel shape, primaries and transfer the file takes. crf: x264's constant rate factor.
     audio_from: a file with the same clock, whose sound is copied bit for bit and stays in step. full_chroma: 4:4:4 at
     any size, for pictures such as masked ones in which neighbouring pixels have nothing to do with one another. The
-    same frames make the same bytes. `path` appears when the file is whole, and only then.
+    same frames make the same bytes. `path` appears when the file is whole, and only then. Encoding goes on in a thread
+    of its own.
 
     left_out: what had to be left out, in words; known once the first frame was added.
     """
@@ -50,6 +52,7 @@ class ClipWriter:
         self._like, self._crf, self._audio_from, self._full_chroma = like, crf, audio_from, full_chroma
         self._files = ExitStack()
         self._muxer: Muxer | None = None
+        self._lane = Lane()
 
     def __enter__(self) -> Self:
         return self
@@ -61,11 +64,14 @@ class ClipWriter:
         """
         if self._muxer is None:
             self._open(image, timestamp)
-        assert self._muxer is not None
         frame = from_rgb(image, self._pixel_format, self._like.primaries, self._like.transfer)
         frame.pts, frame.time_base = timestamp - self._shift, self._like.time_base
-        self._muxer.mux(self._stream.encode(frame))
+        self._lane.put(self._encode, frame)
         self._last = timestamp
+
+    def _encode(self, frame: av.VideoFrame | None) -> None:
+        assert self._muxer is not None
+        self._muxer.mux(self._stream.encode(frame))
 
     def _open(self, image: Tensor, timestamp: int) -> None:
         height, width = image.shape[1:]
@@ -89,7 +95,9 @@ class ClipWriter:
                 if error is None:
                     if self._muxer is None:
                         raise ValueError("there are no frames to write")
-                    self._muxer.mux(self._stream.encode(None))
+                    self._lane.put(self._encode, None)
+                self._lane.__exit__(kind, error, trace)
+                if self._muxer is not None and error is None:
                     self._muxer.finish(self._last - self._first + max(1, round(self._like.frame_ticks)))
             if error is None:
                 self._part.replace(self._path)

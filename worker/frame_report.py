@@ -15,6 +15,13 @@ DIGITS = 6
 FLOW_PIXELS = 1 << 19  # larger frames are halved before their motion is looked for, which takes a quarter of the time
 
 
+def for_motion(frame: Tensor) -> Tensor:
+    """A copy of a frame (3, H, W) in the host's memory, small enough to look for motion in."""
+    while frame.shape[-2] * frame.shape[-1] > FLOW_PIXELS:
+        frame = F.avg_pool2d(frame, 2)
+    return frame.float().cpu().clone()  # not a view, which would hold all of its part
+
+
 class FrameReport:
     """Takes parts as they are solved and frames as they are shown; keeps numbers, and the last frame shown."""
 
@@ -23,21 +30,27 @@ class FrameReport:
         self._warp_errors: list[float | None] = []
         self._dropped: set[int] = set()
         self._detail = self._unsolved = 0.0
+        self._noise = self._left = self._began = 0.0  # sums of squares over so many values
+        self._values = 0
         self._last: Tensor | None = None
         self._any = False
 
-    def explained(self, first: int, residuals: list[float], before: list[float]) -> None:
-        """How well a part explains its measured frames, from number `first` of the clip on, now and at its start."""
+    def explained(self, first: int, residuals: list[float], before: list[float], noise: Noise, values: int) -> None:
+        """How well a part explains its measured frames, from number `first` of the clip on, now and at its start.
+
+        noise: what was taken for the noise of the part. values: that each frame has.
+        """
         self._residuals |= {first + n: pair for n, pair in enumerate(zip(residuals, before, strict=True))}
+        if noise.is_detail:
+            self._detail = max(self._detail, noise.sigma)
+        self._values += values * len(residuals)
+        self._noise += values * len(residuals) * noise.sigma**2
+        self._left += values * sum(r**2 for r in residuals)
+        self._began += values * sum(r**2 for r in before)
 
     def dropped(self, frames: list[int]) -> None:
         """Measured frames of the clip that were not taken for a mean of their neighbours."""
         self._dropped |= set(frames)
-
-    def heard(self, noise: Noise) -> None:
-        """What was taken for the noise of a part."""
-        if noise.is_detail:
-            self._detail = max(self._detail, noise.sigma)
 
     def fitted(self, unsolved: list[float]) -> None:
         """What the iterations of a part's data steps left, relative to what they started from."""
@@ -48,14 +61,16 @@ class FrameReport:
         self._last = None
 
     def shown(self, frame: Tensor) -> None:
-        """The next restored frame, (3, H, W) in [0, 1]."""
-        while frame.shape[-2] * frame.shape[-1] > FLOW_PIXELS:
-            frame = F.avg_pool2d(frame, 2)
-        frame = frame.float().cpu().clone()  # not a view, which would hold all of its part
+        """The next restored frame, as `for_motion` gives it."""
         if self._any:
             error = math.nan if self._last is None else warp_error(self._last, frame, (self._last, frame))
             self._warp_errors.append(None if math.isnan(error) else round(error, DIGITS))
         self._last, self._any = frame, True
+
+    def means(self) -> tuple[float, float, float]:
+        """RMS over all parts: noise, residual, residual at the start."""
+        noise, left, began = (math.sqrt(squares / self._values) for squares in (self._noise, self._left, self._began))
+        return noise, left, began
 
     def values(self) -> dict[str, list[Any]]:
         """All there is to tell, ready for JSON.

@@ -1,6 +1,7 @@
 """Frames of a file as they are needed, in order: each is read once and dropped once nobody wants it."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, islice
 from pathlib import Path
 
@@ -11,25 +12,36 @@ from worker.video import iter_frames, iter_mask, nothing
 
 
 class FrameWindow:
-    """A stretch of frames that only ever moves on. frames: one after the other, (C, H, W)."""
+    """A stretch of frames that only ever moves on. frames: one after the other, (C, H, W).
+
+    As many again are read by a thread while those that were taken are worked on.
+    """
 
     def __init__(self, frames: Iterator[Tensor]) -> None:
         self._frames = frames
         self._held: list[Tensor] = []
         self._first = 0  # number of the first frame held
+        self._thread = ThreadPoolExecutor(1)
+        self._reading: Future[None] | None = None
 
     def take(self, wanted: range) -> Tensor:
         """(T, C, H, W): these frames. Those before them are dropped. Raises ValueError where the file has ended."""
+        if self._reading:
+            self._reading.result()
         drop = max(0, wanted.start - self._first)
         for _ in range(drop - len(self._held)):  # not held yet, and not wanted
             next(self._frames, None)
         self._held = self._held[drop:]
         self._first += drop
-        missing = len(wanted) - len(self._held)
-        self._held += islice(self._frames, max(0, missing))
+        self._read(len(wanted) - len(self._held))
         if len(self._held) < len(wanted) or wanted.start < self._first:
             raise ValueError(f"frames {wanted.start} to {wanted.stop - 1} cannot be read")
-        return torch.stack(self._held[: len(wanted)])
+        taken = torch.stack(self._held[: len(wanted)])
+        self._reading = self._thread.submit(self._read, 2 * len(wanted) - len(self._held))
+        return taken
+
+    def _read(self, count: int) -> None:
+        self._held += islice(self._frames, max(0, count))
 
 
 def clip_window(path: Path, each: Callable[[], None] = nothing) -> FrameWindow:

@@ -5,7 +5,6 @@ The worker's task and `vxl restore` both come through here.
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from math import sqrt
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -19,9 +18,10 @@ from worker.comparison import Comparison
 from worker.control import NotFinite
 from worker.encode import ResultWriter
 from worker.estimate import estimate
-from worker.frame_report import FrameReport
+from worker.frame_report import FrameReport, for_motion
 from worker.frames import FrameWindow, clip_window, mask_window
 from worker.lagging import Lagging
+from worker.lane import Lane
 from worker.learned import Learned
 from worker.memory import give_back
 from worker.micro_batch import Choice, choose, told
@@ -105,8 +105,6 @@ class Pipeline:
         self.real = operator_of(self.stated, beside, prior.device)
         self._mask_first = 0  # number, in the mask's file, of the first frame that goes with the scene at hand
         self._report = FrameReport()
-        self._pixels = 0
-        self._squares = {"noise_sigma": 0.0, "residual": 0.0, "residual_before": 0.0}
 
     def run(self, directory: Path) -> Outcome:
         """Write output, preview and comparison into the directory. Raises NotFinite where the prior fails."""
@@ -118,11 +116,11 @@ class Pipeline:
         self.follower.planned(count, len(self.setup.sampling.schedule.timesteps))
 
         look, _ = self._times(scenes[0])
-        with ResultWriter(directory, look, self.wanted.output) as results:
+        with ResultWriter(directory, look, self.wanted.output) as results, Lane() as aside:
             outcome = Outcome(results.files, [], estimated=self.estimated)
             for scene, timeline, parts in zip(scenes, timelines, plans, strict=True):
                 _, times = self._times(scene)
-                self._report.cut()
+                aside.put(self._report.cut)
                 if self._comparison:
                     self._comparison.cut()
                 for shown in self._solved(outcome, scene, timeline, parts):
@@ -131,7 +129,7 @@ class Pipeline:
                         if timestamp is None:
                             continue
                         results.add(shown.restored[n], shown.lifted[n], timestamp)
-                        self._report.shown(shown.restored[n])
+                        aside.put(self._report.shown, for_motion(shown.restored[n]))
                         outcome.frames += 1
                         if self._comparison and shown.truth is not None:
                             self._comparison.add(shown.restored[n], shown.lifted[n], shown.truth[n])
@@ -139,14 +137,14 @@ class Pipeline:
                     self.follower.measured("encode", len(shown.restored))
                     outcome.height, outcome.width = shown.restored.shape[-2:]
                     del shown  # its frames are views of a whole part, and the next one is about to be solved
+        self.follower.measured("encode", 0)  # the rest of it, which had nothing beside it
         small = None if self.prior.bundled else too_small_for_sdxl(outcome.width, outcome.height)
         window = next((step.window for step in self.stated if isinstance(step, TemporalAverage)), 0)
         outcome.warnings = [*results.left_out, *([small] if small else []), *self._report.warnings(window)]
         if self._chosen:
             outcome.settings["micro_batch"] = told(*self._chosen)
         outcome.per_frame = self._report.values()
-        for name, squares in self._squares.items():
-            setattr(outcome, name, sqrt(squares / self._pixels))
+        outcome.noise_sigma, outcome.residual, outcome.residual_before = self._report.means()
         outcome.compared = self._comparison.values() if self._comparison else {}
         return outcome
 
@@ -213,7 +211,10 @@ class Pipeline:
             x = self._solve(problem, data_step)
             if not x.isfinite().all():
                 raise NotFinite
-            self._account(problem, x, scene.start + part.measured.start)
+            after, before = problem.residuals(x), problem.residuals(problem.lifted)
+            self._report.explained(
+                scene.start + part.measured.start, after, before, problem.noise, problem.y[0].numel()
+            )
             self._report.fitted(getattr(data_step, "unsolved", []))
             outcome.settings = outcome.settings or problem.settings(data_step)
             done = [(z.clamp(-1, 1) + 1) / 2 for z in (x, problem.lifted)]
@@ -283,16 +284,6 @@ class Pipeline:
         odd = misfits(problem.y, mix, part.own, problem.codec_noise)
         self._report.dropped([scene.start + part.measured.start + n for n in odd])
         return problem.degraded_by(without_mixing(problem.operator, part, odd)) if odd else problem
-
-    def _account(self, problem: Problem, x: Tensor, first: int) -> None:
-        pixels = problem.y[0].numel()
-        after, before = problem.residuals(x), problem.residuals(problem.lifted)
-        self._report.explained(first, after, before)
-        self._report.heard(problem.noise)
-        self._pixels += pixels * len(after)
-        self._squares["noise_sigma"] += pixels * len(after) * problem.noise.sigma**2
-        self._squares["residual"] += pixels * sum(one**2 for one in after)
-        self._squares["residual_before"] += pixels * sum(one**2 for one in before)
 
 
 def _shifted(frames: range, by: int) -> range:

