@@ -19,6 +19,7 @@ router = APIRouter(tags=["system"])
 
 # What a worker says of itself while it cannot take a job, nor will soon.
 NOT_LIVE = frozenset({"draining", "unhealthy"})
+READY = frozenset({"idle", "busy"})  # its model is loaded
 
 
 EXAMPLE: dict[str, Any] = {
@@ -156,7 +157,7 @@ def checked(wired: Wired) -> list[Check]:
 
 @router.get("/readyz")
 def readyz(checks: Annotated[list[Check], Depends(checked)], wired: Wired) -> Health:
-    """All that a job needs is there: Redis, a store that takes files, a worker."""
+    """All that a job needs is there: Redis, a store that takes files, a worker that holds its model."""
     return Health(version=wired.version, checks=checks)
 
 
@@ -184,10 +185,12 @@ def _store(wired: Services) -> str:
 
 
 def _worker(wired: Services) -> str:
-    live = sum(worker.state not in NOT_LIVE for worker in _workers(wired))
-    if not live:
-        raise LookupError("No worker is live.")
-    return f"{live} live"
+    workers = _workers(wired)
+    ready = sum(worker.state in READY for worker in workers)
+    if not ready:
+        loading = any(worker.state == "loading" for worker in workers)
+        raise LookupError("The workers are still loading their model." if loading else "No worker is live.")
+    return f"{ready} ready"
 
 
 def _workers(wired: Services) -> list[WorkerInfo]:
