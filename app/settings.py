@@ -8,6 +8,8 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 QUEUES = ("high", "normal", "low")  # RQ queues, in the order in which workers empty them
+# Bytes of a GPU that a job may take: 9 and 13 GB, of which half of one is CUDA's own.
+MEMORY_BUDGETS = {"low": 8_500_000_000, "normal": 12_500_000_000}
 API_STOP_SECONDS = 20  # what the API grants requests under way, once it is to stop
 
 
@@ -32,6 +34,9 @@ class Settings(BaseSettings):
     vae_revision: str | None = None
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     device: str = "auto"
+    memory: Literal["low", "normal", "all"] = Field(
+        "normal", description="of a GPU: 9 GB, with UNet and autoencoder there in turns; 13 GB; or all that is free"
+    )
     micro_batch: int | None = Field(None, ge=1, description="None: as many frames as memory holds")
     part_frames: int = Field(25, ge=1, description="solved together; memory grows with it")
     lpips: Path | None = Field(None, description="TorchScript of the network, for simulations")
@@ -60,6 +65,11 @@ class Settings(BaseSettings):
     result_ttl_seconds: int = Field(7 * 24 * 3600, ge=1)
 
     log_format: Literal["console", "json"] = "console"
+
+    @property
+    def memory_budget(self) -> int | None:
+        """Bytes of a GPU that a job may take; None: all."""
+        return MEMORY_BUDGETS.get(self.memory)
 
     @cached_property
     def files(self) -> str:

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from app.restoration import SolverSettings
 from worker.encode import write_clip
 from worker.solve import Problem, operator_of, pose
 from worker.solver.prior import DiffusersPrior
+from worker.solver.restore import ddim_inversion, straight_inversion
 from worker.solver.schedule import Schedule
 from worker.tuning import tuning_of
 from worker.video import Beside, Clip, read_clip
@@ -41,11 +43,12 @@ class Case:
         return tuned(prior, problem, settings, **asdict(tuning_of(degradations, bundled=True)))
 
 
-def tuned(prior: DiffusersPrior, problem: Problem, settings: SolverSettings, **changed: float) -> Problem:
+def tuned(prior: DiffusersPrior, problem: Problem, settings: SolverSettings, **changed: Any) -> Problem:
     """The same problem with other settings of worker.tuning.Tuning."""
     tuning = replace(problem.tuning, **changed)
     schedule = Schedule.leading(prior.abar, settings.steps, tuning.tau)
     sampling = replace(problem.sampling, schedule=schedule, eta=tuning.eta, lowpass=tuning.lowpass)
+    sampling = replace(sampling, inversion=straight_inversion if tuning.straight else ddim_inversion)
     return replace(problem, tuning=tuning, sampling=sampling)
 
 

@@ -13,7 +13,7 @@ from worker.solver.data_step import conjugate_gradients
 from worker.solver.operators import Mask
 from worker.solver.prior import DiffusersPrior
 from worker.solver.published import published_data_step, published_operators
-from worker.solver.restore import DataStep, own_noise
+from worker.solver.restore import DataStep, ddim_inversion, own_noise
 
 EXPERIMENTS = ("inversion", "tau", "cg", "lowpass", "noise")
 TAUS = (0.05, 0.09, 0.15, 0.30, 0.45)
@@ -26,7 +26,9 @@ def variants(which: str, prior: DiffusersPrior, problem: Problem, settings: Solv
     sampling = problem.sampling
     match which:
         case "inversion":
-            for init in ("every_frame", "first_frame", "random"):
+            yield "every_frame", problem, None
+            yield "every_frame, all steps", replace(problem, sampling=replace(sampling, inversion=ddim_inversion)), None
+            for init in ("first_frame", "random"):
                 yield init, replace(problem, sampling=replace(sampling, init=init)), None
         case "tau":
             yield f"{problem.tuning.tau:g} (tuned)", problem, None

@@ -24,6 +24,7 @@ from app.degradations import Task, degradations_of
 from app.restoration import SolverSettings
 from worker.solve import pose, solve
 from worker.solver.batches import MicroBatches
+from worker.solver.offload import OneAtATime
 from worker.solver.prior import DiffusersPrior
 from worker.solver.schedule import scaled_linear
 from worker.solver.text import Prompt
@@ -76,7 +77,7 @@ def fill(module: nn.Module, bank: Tensor) -> None:
 
 
 @torch.no_grad()
-def random_sdxl(device: str, dtype: torch.dtype) -> DiffusersPrior:
+def random_sdxl(device: str, dtype: torch.dtype, offload: bool = False) -> DiffusersPrior:
     """What load_prior makes of SDXL, but for the weights."""
     bank = torch.randn(1 << 22, generator=torch.Generator().manual_seed(0)).to(device, dtype)
     parts = []
@@ -86,7 +87,9 @@ def random_sdxl(device: str, dtype: torch.dtype) -> DiffusersPrior:
         parts.append(part.to(memory_format=torch.channels_last).eval().requires_grad_(False))
     unet, vae = parts
     text = Prompt(bank[: 77 * 2048].view(1, 77, 2048), bank[:POOLED_WIDTH].view(1, POOLED_WIDTH))
-    return DiffusersPrior(Path(), None, unet, vae, scaled_linear(), "", text)
+    place = torch.device(device)
+    in_turns = OneAtATime([unet, vae], place) if offload else None
+    return DiffusersPrior(Path(), None, unet, vae, scaled_linear(), "", text, place, offload=in_turns)
 
 
 def main() -> None:

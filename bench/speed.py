@@ -28,9 +28,11 @@ from timing import STAGES, Clock, forget_peak, matmul_peak, peak_memory
 from torch import Tensor
 
 from app.degradations import Task
+from app.settings import MEMORY_BUDGETS
 from worker.demo import SAMPLE
 from worker.encode import write_clip
 from worker.measures import psnr
+from worker.micro_batch import choose
 from worker.solver.prior import load_prior
 from worker.video import Clip, read_clip
 
@@ -121,7 +123,8 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", choices=("float32", "float16", "bfloat16"))
     parser.add_argument("--size", default="256x384", help="height x width of the restored clip")
     parser.add_argument("--frames", type=int, nargs="+", default=[9])
-    parser.add_argument("--micro-batch", type=int, default=4)
+    parser.add_argument("--memory", default="normal", choices=(*MEMORY_BUDGETS, "all"), help="as VXL_MEMORY")
+    parser.add_argument("--micro-batch", type=int, help="as the service would choose if not given; published takes one")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tasks", nargs="+", default=TASKS, choices=[task.value for task in Task])
     parser.add_argument("--arrangements", nargs="+", default=ARRANGEMENTS, choices=ARRANGEMENTS)
@@ -129,10 +132,11 @@ def main() -> None:
     args = parser.parse_args()
     height, width = map(int, args.size.split("x"))
     device, dtype = torch.device(args.device), getattr(torch, args.dtype)
+    offload = args.memory == "low" and device.type == "cuda"
     prior = (
-        random_sdxl(args.device, dtype)
+        random_sdxl(args.device, dtype, offload)
         if args.model == "full-size"
-        else load_prior(args.model, device=args.device, dtype=dtype)
+        else load_prior(args.model, device=args.device, dtype=dtype, offload=offload)
     )
     peak = matmul_peak(device, dtype)
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
@@ -141,8 +145,11 @@ def main() -> None:
     report: dict[str, Any] = {"machine": machine, "peak_flops": peak, "settings": vars(args) | {"json": str(args.json)}}
     for frames in args.frames:
         truth = moving(frames, height, width)
+        budget = MEMORY_BUDGETS.get(args.memory)
+        size = choose(prior, device, height, width, frames, args.micro_batch, budget).size
+        print(f"{frames} frames, micro-batches of {size}")
         for task in map(Task, args.tasks):
-            runs = arrangements(prior, task, truth, args.micro_batch)
+            runs = arrangements(prior, task, truth, size)
             found = compare({name: runs[name] for name in args.arrangements}, truth, device, args.rounds)
             title = f"{task.value}, seconds a frame: {frames} frames of {width}x{height}, median of {args.rounds}"
             show(title, found, peak)

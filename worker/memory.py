@@ -27,7 +27,7 @@ def free_memory(device: torch.device) -> int:
     return available
 
 
-def peak_of(work: Callable[[], None], device: torch.device) -> int:
+def peak_of(work: Callable[[], object], device: torch.device) -> int:
     """Bytes that `work` takes at most, beyond what was taken before."""
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)

@@ -1,5 +1,6 @@
 """How many frames go through the prior at a time: as many as the memory that is free holds, which is measured."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
 from typing import Any, Literal
@@ -30,29 +31,49 @@ class Choice:
     frame: int | None = None
 
 
-def choose(prior: Prior, device: torch.device, height: int, width: int, frames: int, wanted: int | None) -> Choice:
+def choose(
+    prior: Prior,
+    device: torch.device,
+    height: int,
+    width: int,
+    frames: int,
+    wanted: int | None = None,
+    budget: int | None = None,
+) -> Choice:
     """The size for frames, or tiles of them, of so many pixels. wanted: what the settings say.
 
     Passes one grey frame through the prior, unless the size is set. Memory is measured after the part's own tensors
-    were made, and what the loop will add to them is set aside.
+    were made, and what the loop will add to them is set aside. budget: bytes of a GPU that weights, clip and frames may
+    take together; None: all.
     """
     if wanted is not None:
         return Choice(wanted, "setting")
-    before = free_memory(device)
-    frame = max(1, peak_of(lambda: _pass(prior, device, height, width), device))
-    free = int(USED * before) - WHOLE_CLIPS * frames * 3 * height * width * 4
-    fitting = max(1, free // frame)
+    free, frame = _available(device, budget), 1
+    for work in _passes(prior, device, height, width):
+        work()  # so that its network is where it has to be, and libraries have chosen how to compute
+        free = min(free, _available(device, budget))
+        frame = max(frame, peak_of(work, device))
+    fitting = max(1, (int(USED * free) - WHOLE_CLIPS * frames * 3 * height * width * 4) // frame)
     limits: list[tuple[int, Reason]] = [(fitting, "memory"), (MOST[device.type], "enough"), (frames, "frames")]
     size, reason = min(limits)
     evenly = ceil(frames / ceil(frames / size))  # 25 frames as 13 and 12 rather than 16 and 9
-    return Choice(evenly, reason, before, frame)
+    return Choice(evenly, reason, free, frame)
 
 
-@torch.inference_mode()
-def _pass(prior: Prior, device: torch.device, height: int, width: int) -> None:
-    z = prior.encode(torch.zeros(1, 3, height, width, device=device))
-    prior.predict_noise(z, 1)
-    prior.decode(z, (height, width))
+def _available(device: torch.device, budget: int | None) -> int:
+    free = free_memory(device)
+    if budget is None or device.type != "cuda":
+        return free
+    return min(free, budget - torch.cuda.memory_allocated(device))
+
+
+def _passes(prior: Prior, device: torch.device, height: int, width: int) -> list[Callable[[], object]]:
+    """One frame through each network, both ways through the autoencoder."""
+    x = torch.zeros(1, 3, height, width, device=device)
+    with torch.inference_mode():
+        z = prior.encode(x)
+    passes = (lambda: prior.predict_noise(z, 1), lambda: prior.decode(z, (height, width)), lambda: prior.encode(x))
+    return [torch.inference_mode()(work) for work in passes]
 
 
 def told(choice: Choice, batches: MicroBatches) -> dict[str, Any]:

@@ -50,8 +50,8 @@ class Follower(Protocol):
     def measured(self, stage: str, frames: int) -> None:
         """So many frames went through a stage since the last call."""
 
-    def planned(self, frames: int, steps: int) -> None:
-        """The solver will take so many frames, those in two parts counted twice, with so many steps each."""
+    def planned(self, frames: int, steps: int, inversions: int) -> None:
+        """The solver will take so many frames, those in two parts counted twice, with so many steps each and before."""
 
     def watch(self, stage: Stage, frames: int, seconds: float | None = None) -> None:
         """The solver's callback. seconds: what the device took; None: the time since the last call."""
@@ -70,8 +70,9 @@ class Pipeline:
     """Restores one clip.
 
     seen: the source, scanned. mask, kernel: files that came with it. micro_batch: frames that go through the prior at a
-    time; None: as many as memory holds. part_frames: true frames that are solved together. tile_pixels: larger frames
-    go through the prior in tiles. learned: measures for simulations, besides those that need no network.
+    time; None: as many as memory holds, within `budget` bytes of a GPU. part_frames: true frames that are solved
+    together. tile_pixels: larger frames go through the prior in tiles. learned: measures for simulations, besides those
+    that need no network.
     Raises ValueError where what is asked cannot be done, as NotIdentified where the clip does not tell what happened to
     it.
     """
@@ -86,6 +87,7 @@ class Pipeline:
         kernel: Path | None,
         *,
         micro_batch: int | None,
+        budget: int | None = None,
         part_frames: int,
         tile_pixels: int,
         follower: Follower,
@@ -100,7 +102,7 @@ class Pipeline:
         still, self._moving = self._masks(mask)
         beside = Beside(still, read_kernel(kernel) if kernel else None)
         self.setup = setup(prior, self.stated, beside, wanted.solver, tile_pixels, wanted.tier)
-        self._micro_batch = micro_batch
+        self._micro_batch, self._budget = micro_batch, budget
         self._chosen: tuple[Choice, MicroBatches] | None = None
         self.real = operator_of(self.stated, beside, prior.device)
         self._mask_first = 0  # number, in the mask's file, of the first frame that goes with the scene at hand
@@ -113,7 +115,8 @@ class Pipeline:
         timelines = [Timeline(self.setup.operator.operators, self._true_frames(len(scene))) for scene in scenes]
         plans = [timeline.parts(self.part_frames) for timeline in timelines]
         count = sum(len(part.true) for parts in plans for part in parts)
-        self.follower.planned(count, len(self.setup.sampling.schedule.timesteps))
+        sampling = self.setup.sampling
+        self.follower.planned(count, len(sampling.schedule.timesteps), sampling.inversions)
 
         look, _ = self._times(scenes[0])
         with ResultWriter(directory, look, self.wanted.output) as results, Lane() as aside:
@@ -263,7 +266,8 @@ class Pipeline:
         """How many frames go through the prior at a time: chosen at the first part, for all of them."""
         if self._chosen is None:
             height, width = problem.tiling.tile
-            choice = choose(self.prior, self.prior.device, height, width, len(problem.lifted), self._micro_batch)
+            frames, device = len(problem.lifted), self.prior.device
+            choice = choose(self.prior, device, height, width, frames, self._micro_batch, self._budget)
             self._chosen = choice, MicroBatches(choice.size)
         return self._chosen[1]
 

@@ -32,7 +32,7 @@ class Meter:
         self.stages: dict[str, float] = defaultdict(float)
         self._last = self._started = time.monotonic()
         self._written = 0.0
-        self._frames = self._steps = self._inverted = self._denoised = 0
+        self._frames = self._steps = self._inversions = self._inverted = self._denoised = 0
         self._inverting = True
 
     def enter(self, stage: Literal["decoding", "encoding"], frames: int) -> None:
@@ -50,9 +50,9 @@ class Meter:
         for _ in range(frames):
             self.control.observe("visionxl_frame_stage_duration_seconds", spent / frames, task=self.task, stage=stage)
 
-    def planned(self, frames: int, steps: int) -> None:
-        """The solver begins on so many frames, those in two parts counted twice, with so many steps each."""
-        self._frames, self._steps = frames, steps
+    def planned(self, frames: int, steps: int, inversions: int) -> None:
+        """The solver begins on so many frames, those in two parts counted twice, with so many steps each and before."""
+        self._frames, self._steps, self._inversions = frames, steps, inversions
         self._last = self._started = time.monotonic()
 
     @property
@@ -90,7 +90,7 @@ class Meter:
                 raise Preempted
 
     def _progress(self) -> Progress:
-        inversion = self._frames * (self._steps - 1)
+        inversion = self._frames * self._inversions
         total = self._frames * self._steps + inversion * INVERSION_SHARE
         share = min(1.0, (self._inverted * INVERSION_SHARE + self._denoised) / total)
         elapsed = time.monotonic() - self._started

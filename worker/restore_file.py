@@ -86,6 +86,7 @@ def restore_file(
                 mask,
                 kernel,
                 micro_batch=settings.micro_batch,
+                budget=settings.memory_budget,
                 part_frames=settings.part_frames,
                 tile_pixels=settings.tile_pixels,
                 follower=bar,
@@ -169,9 +170,9 @@ class _Bar(Progress):
     def measured(self, stage: str, frames: int) -> None:
         """Only the solver moves the bar."""
 
-    def planned(self, frames: int, steps: int) -> None:
-        """A step of the sampler and a share of the inversion for every frame."""
-        self._line = self.add_task("restoring", total=frames * (steps + 1))
+    def planned(self, frames: int, steps: int, inversions: int) -> None:
+        """The steps of sampler and inversion for every frame."""
+        self._line = self.add_task("restoring", total=frames * (steps + inversions))
 
     def watch(self, stage: "Stage", frames: int, seconds: float | None = None) -> None:
         """The solver's callback."""

@@ -20,7 +20,7 @@ from worker.solver.noise import COMPRESSION, ROUNDING, Noise, find_noise
 from worker.solver.operators import Chain, Mask, Operator
 from worker.solver.prior import DiffusersPrior
 from worker.solver.published import published_data_step, published_operators, published_sampling
-from worker.solver.restore import DataStep, Prior, Sampling, Watch, nobody, restore
+from worker.solver.restore import DataStep, Prior, Sampling, Watch, nobody, restore, straight_inversion
 from worker.solver.schedule import Schedule
 from worker.solver.spatial import Convolution, Downsample, GaussianBlur
 from worker.solver.temporal import TemporalAverage, TemporalDownsample
@@ -197,6 +197,8 @@ def setup(
     tuned = replace(PAPER, lowpass=2**0.5) if published else tuning_of(degradations, prior.bundled)
     tuned = replace(tuned, **{n: v for n in ("tau", "eta", "lowpass") if (v := getattr(settings, n)) is not None})
     sampling = Sampling(Schedule.leading(prior.abar, settings.steps, tuned.tau), tuned.eta, tuned.lowpass)
+    if tuned.straight:
+        sampling = replace(sampling, inversion=straight_inversion)
     sampling = at_tier(sampling, tier)
     if published:
         operator, sampling = published_operators(operator.operators), published_sampling(sampling)

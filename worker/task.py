@@ -86,6 +86,7 @@ def prior_of(settings: Settings) -> DiffusersPrior:
         variant=settings.variant,
         dtype=getattr(torch, dtype),
         device=device,
+        offload=settings.memory == "low" and device.startswith("cuda"),
     )
 
 
@@ -147,6 +148,7 @@ class Restorer:
                 beside.get("mask"),
                 beside.get("kernel"),
                 micro_batch=self.settings.micro_batch,
+                budget=self.settings.memory_budget,
                 part_frames=self.settings.part_frames,
                 tile_pixels=self.settings.tile_pixels,
                 follower=meter,

@@ -1,6 +1,6 @@
 """The settings a task does best with, for whatever the client leaves open."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from app.degradations import Degradation, Task, task_of
 
@@ -9,7 +9,7 @@ from app.degradations import Degradation, Task, task_of
 class Tuning:
     """tau, eta, lowpass as in SolverSettings; floor, slope and chroma as in worker.solver.data_step.Trust.
 
-    The first three default to the paper's values.
+    The first three default to the paper's values. straight: whether latents are inverted in a single step.
     """
 
     tau: float = 0.30
@@ -18,6 +18,7 @@ class Tuning:
     floor: float = 0.06
     slope: float = 0.06
     chroma: float = 1
+    straight: bool = False
 
 
 PAPER = Tuning()
@@ -39,4 +40,6 @@ BUNDLED_ELSE = Tuning(tau=0.09, eta=0.3, lowpass=0.7, floor=0.06, slope=0.3, chr
 
 def tuning_of(degradations: list[Degradation], bundled: bool) -> Tuning:
     """The tuning of the named task that these degradations resemble."""
-    return BUNDLED.get(task_of(degradations), BUNDLED_ELSE) if bundled else PAPER
+    if not bundled:
+        return PAPER
+    return replace(BUNDLED.get(task_of(degradations), BUNDLED_ELSE), straight=True)  # docs/performance.md

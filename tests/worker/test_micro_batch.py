@@ -68,3 +68,15 @@ def test_frames_go_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nine as three times three, not as four, four and one."""
     monkeypatch.setattr(micro_batch, "free_memory", lambda device: 1 << 40)
     assert choose(Greedy(MIB), CPU, 64, 64, 9, None).size == 3
+
+
+def test_a_budget_counts_what_is_taken_already(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told by a GPU's allocator; here its answers are given, and the passes compute nothing."""
+    gpu = torch.device("cuda")
+    monkeypatch.setattr(micro_batch, "free_memory", lambda device: 60_000 * MIB)
+    monkeypatch.setattr(micro_batch, "peak_of", lambda work, device: 300 * MIB)
+    monkeypatch.setattr(micro_batch, "_passes", lambda *args: [lambda: None])
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 5000 * MIB)
+    assert choose(Greedy(0), gpu, 64, 64, 25, budget=6100 * MIB).size == 3
+    assert choose(Greedy(0), gpu, 64, 64, 25, budget=4000 * MIB).size == 1, "it has to be tried with one at least"
+    assert choose(Greedy(0), gpu, 64, 64, 25).reason == "enough"

@@ -38,7 +38,7 @@ class Follower:
     def measured(self, stage: str, frames: int) -> None:
         pass
 
-    def planned(self, frames: int, steps: int) -> None:
+    def planned(self, frames: int, steps: int, inversions: int) -> None:
         self.total = frames * steps
 
     def watch(self, stage: Stage, frames: int, seconds: float | None = None) -> None:

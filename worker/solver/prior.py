@@ -25,6 +25,7 @@ from torch.nn.functional import pad
 from transformers.utils import logging as transformers_logging
 
 from worker.solver.backbone import BadModel, Kind, Prediction, noise_of, read
+from worker.solver.offload import OneAtATime
 from worker.solver.text import Prompt, encode_prompt
 
 # A service has no terminal to draw bars on.
@@ -44,7 +45,8 @@ class DiffusersPrior:
     """A latent diffusion model as the loop's `Prior`: any kind that worker/solver/backbone.py knows.
 
     abar: (1000,) float64, above 0. weights_sha256: of the weight files of UNet and autoencoder, in the order of their
-    names. prediction: what the UNet gives; `predict_noise` makes noise of it.
+    names. device: where it computes. prediction: what the UNet gives; `predict_noise` makes noise of it. offload: what
+    brings the network that is needed to the device; None: both lie there.
     guidance: CFG++ weight (Chung et al. 2024); without a `prompt` only the unconditional branch runs.
     original_size: height and width that the micro-conditioning names as the picture's; None: those of the frames.
     """
@@ -56,16 +58,13 @@ class DiffusersPrior:
     abar: Tensor
     weights_sha256: str
     empty: Prompt
+    device: torch.device
     kind: Kind = "sdxl"
     prediction: Prediction = "epsilon"
     prompt: Prompt | None = None
     guidance: float = 0.6
     original_size: tuple[int, int] | None = None
-
-    @property
-    def device(self) -> torch.device:
-        device: torch.device = self.unet.device
-        return device
+    offload: OneAtATime | None = None
 
     @property
     def bundled(self) -> bool:
@@ -100,6 +99,7 @@ class DiffusersPrior:
 
     def encode(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> (B, C, h, w) float32, scaled; the mode of the posterior, as samples flicker."""
+        self._need(self.vae)
         h, w = x.shape[-2:]
         padded = mirror(x, -h % self.multiple, -w % self.multiple)
         out = self.vae.encode(padded.to(self.vae.dtype).contiguous(memory_format=torch.channels_last))
@@ -109,6 +109,7 @@ class DiffusersPrior:
 
     def decode(self, z: Tensor, size: tuple[int, int]) -> Tensor:
         """(B, C, h, w) -> (B, 3, H, W) float32."""
+        self._need(self.vae)
         z = z / float(self.vae.config.scaling_factor) + self._shift
         x: Tensor = self.vae.decode(z.to(self.vae.dtype).contiguous(memory_format=torch.channels_last)).sample
         return at_least_float32(x[..., : size[0], : size[1]])
@@ -124,12 +125,17 @@ class DiffusersPrior:
             return unguided, unguided
         return unguided + self.guidance * (self._unet(z, t, self.prompt) - unguided), unguided
 
+    def _need(self, network: torch.nn.Module) -> None:
+        if self.offload:
+            self.offload.need(network)
+
     def as_noise(self, out: Tensor, z: Tensor, t: int) -> Tensor:
         """The noise in z at timestep t, of what the UNet gave for it."""
         abar = float(self.abar[t])
         return noise_of(out, z, self.prediction, abar**0.5, (1 - abar) ** 0.5)
 
     def _unet(self, z: Tensor, t: int, prompt: Prompt) -> Tensor:
+        self._need(self.unet)
         count = len(z)
         beside = None
         if prompt.pooled is not None:
@@ -159,12 +165,14 @@ def load_prior(
     variant: str | None = None,
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
+    offload: bool = False,
 ) -> DiffusersPrior:
     """Load a pipeline: `bundled`, a local directory in diffusers format, or a hub id (with a pinned revision).
 
     vae: another autoencoder, likewise. variant: of the file names, as in `model.fp16.safetensors`. Only safetensors are
-    read. Raises BadModel, a ValueError, where files are missing or the model is of a kind that the solver cannot use,
-    OSError where it cannot be had.
+    read. offload: keep UNet and autoencoder in the host's memory, but for the one that is needed. Raises BadModel, a
+    ValueError, where files are missing or the model is of a kind that the solver cannot use, OSError where it cannot be
+    had.
     """
     directory = _fetch(model, revision, variant)
     backbone = read(directory, _fetch_autoencoder(vae, vae_revision) if vae else None, variant)
@@ -175,8 +183,9 @@ def load_prior(
     autoencoder = _load(kind, backbone.autoencoder, None if vae else variant, dtype)
     if dtype == torch.float16 and autoencoder.config.get("force_upcast"):
         autoencoder.float()  # SDXL's own autoencoder overflows in half precision
+    place = torch.device(device)
     for part in (unet, autoencoder):
-        part.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+        part.to("cpu" if offload else place, memory_format=torch.channels_last).eval().requires_grad_(False)
     abar = DDIMScheduler.from_config(backbone.scheduler).alphas_cumprod.double().clamp(min=LEAST_ABAR)
     return DiffusersPrior(
         directory,
@@ -185,9 +194,11 @@ def load_prior(
         autoencoder,
         abar,
         _digest([directory / "unet", backbone.autoencoder]),
-        encode_prompt(directory, variant, "", unet.device, dtype),
+        encode_prompt(directory, variant, "", place, dtype),
+        place,
         backbone.kind,
         backbone.prediction,
+        offload=OneAtATime([unet, autoencoder], place) if offload else None,
     )
 
 

@@ -93,6 +93,14 @@ class Sampling:
     smooth: Lowpass = gaussian_lowpass
     fresh: Fresh = shared_noise
 
+    @property
+    def inversions(self) -> int:
+        """How many steps latents take to the first timestep."""
+        steps = len(self.schedule.timesteps) - 1
+        if self.init == "random":
+            return 0
+        return min(1, steps) if self.inversion is straight_inversion else steps
+
 
 @torch.inference_mode()
 def restore(
@@ -192,14 +200,16 @@ class Stages:
 
     def inverted(self, x: Tensor, inversion: Inversion | None) -> Tensor:
         """Latents of frames, (T, C, h, w), at the first timestep if an inversion takes them there."""
-        found: list[Tensor] = []
+        encoded: list[Tensor] = []
+        self.batches.over(len(x), lambda part: encoded.append(self.prior.encode(x[part])))
+        z = torch.cat(encoded)
 
         def work(part: slice) -> None:
-            z = self.prior.encode(x[part])
-            found.append(inversion(self.prior, z, self.schedule, self.watch) if inversion else z)
+            if inversion:
+                z[part] = inversion(self.prior, z[part], self.schedule, self.watch)
 
-        self.batches.over(len(x), work)
-        return torch.cat(found)
+        self.batches.over(len(z), work)
+        return z
 
 
 def initial_latents(stages: Stages, lifted: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
