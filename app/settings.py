@@ -38,6 +38,8 @@ class Settings(BaseSettings):
         "normal", description="of a GPU: 9 GB, with UNet and autoencoder there in turns; 13 GB; or all that is free"
     )
     micro_batch: int | None = Field(None, ge=1, description="None: as many frames as memory holds")
+    compile_sizes: str = Field("", pattern=r"^(\d+x\d+(,\d+x\d+)*)?$", description="width x height of frames")
+    cache_dir: Path | None = None
     part_frames: int = Field(25, ge=1, description="solved together; memory grows with it")
     lpips: Path | None = Field(None, description="TorchScript of the network, for simulations")
     fvd: Path | None = Field(None, description="TorchScript of the network, for simulations")
@@ -65,6 +67,17 @@ class Settings(BaseSettings):
     result_ttl_seconds: int = Field(7 * 24 * 3600, ge=1)
 
     log_format: Literal["console", "json"] = "console"
+
+    @property
+    def sizes_to_compile(self) -> list[tuple[int, int]]:
+        """(width, height) of the frames that the prior is compiled for before the worker is ready."""
+        pairs = (size.split("x") for size in self.compile_sizes.split(",") if size)
+        return [(int(width), int(height)) for width, height in pairs]
+
+    @property
+    def cache(self) -> Path:
+        """A directory for what was compiled."""
+        return self.cache_dir or self.data_dir / "cache"
 
     @property
     def memory_budget(self) -> int | None:

@@ -35,6 +35,7 @@ from app.records import IllegalTransition, Records, now
 from app.settings import Settings
 from app.store import Store
 from worker.card import card_of
+from worker.compiled import compile_for
 from worker.control import Control, DeviceLost, NotFinite, TaskFailed
 from worker.learned import Learned
 from worker.outcome import Outcome
@@ -60,7 +61,18 @@ def load(settings: Settings, control: Control) -> "Restorer":
         raise ValueError("VXL_REDIS_URL is not set")
     settings.scratch.mkdir(parents=True, exist_ok=True)
     redis = Redis.from_url(settings.redis_url, socket_timeout=5)
-    return Restorer(settings, control, prior_of(settings), Records(redis), Store(settings.files))
+    prior = prior_of(settings)
+    if settings.sizes_to_compile and not prior.offload:  # weights that move would be compiled for anew each time
+        compile_for(
+            prior,
+            settings.sizes_to_compile,
+            settings.part_frames,
+            settings.micro_batch,
+            settings.memory_budget,
+            cache=settings.cache,
+            each=control.pulse,
+        )
+    return Restorer(settings, control, prior, Records(redis), Store(settings.files))
 
 
 def learned_of(settings: Settings, prior: DiffusersPrior) -> Learned:

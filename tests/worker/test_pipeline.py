@@ -126,6 +126,14 @@ def test_two_joined_clips_come_out_as_each_alone(run: Run, tmp_path: Path, degra
     assert joined.frames == sum(outcome.frames for outcome in alone)
 
 
+def test_where_nothing_mixes_frames_parts_do_not_overlap_and_change_nothing(run: Run, tmp_path: Path) -> None:
+    source = written(tmp_path / "in.mp4", small(read_clip(SAMPLE)))
+    stated = {"degradation": [{"kind": "gaussian_blur", "sigma": 1.5}], "simulate": True, "noise_sigma": 0.01}
+    whole, parts = (run(source, part_frames=n, **stated) for n in (25, 10))
+    assert parts.scenes[0]["parts"] == 3
+    assert psnr(output(parts), output(whole)) > 60
+
+
 def test_a_long_clip_in_parts_is_as_good_as_whole(run: Run, tmp_path: Path) -> None:
     truth = small(read_clip(SAMPLE))
     source = written(tmp_path / "in.mp4", truth)

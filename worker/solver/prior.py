@@ -143,7 +143,7 @@ class DiffusersPrior:
             beside = {"text_embeds": prompt.pooled.expand(count, -1), "time_ids": time_ids.expand(count, -1)}
         out = self.unet(
             z.to(self.unet.dtype).contiguous(memory_format=torch.channels_last),
-            t,
+            torch.full((), t, device=self.device),  # a number would be compiled for each of its values
             encoder_hidden_states=prompt.states.expand(count, -1, -1),
             added_cond_kwargs=beside,
         )

@@ -1,8 +1,8 @@
 """A long clip in parts: which measured frames go together, and what happened to each part taken alone.
 
 A part is a run of measured frames with all the true frames they tell of. Its operators are the rows and columns of the
-whole clip's that concern it: no measured frame is explained by fewer true ones than it was made of. Parts overlap by at
-least a window, and their results are cross-faded there.
+whole clip's that concern it: no measured frame is explained by fewer true ones than it was made of. Parts overlap by
+nearly two windows, and their results are cross-faded there; where nothing mixes frames they do not overlap.
 """
 
 import math
@@ -15,8 +15,6 @@ from torch import Tensor
 
 from worker.solver.operators import Chain, Mask, Operator
 from worker.solver.temporal import FrameMix, Temporal
-
-LEAST_OVERLAP = 4  # true frames, where nothing mixes frames
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ class Timeline:
         """Parts of at most `length` true frames, or of as many as it takes to hold two windows and their overlap."""
         window = max(map(len, self._reach))
         stride = max((b.start - a.start for a, b in pairwise(self._reach)), default=1)
-        overlap = max(LEAST_OVERLAP, 2 * window - 2, window + 2 * stride - 2)
+        overlap = max(2 * window - 2, window + 2 * stride - 2) if window > 1 else 0
         length = max(length, 2 * overlap)
         count = math.ceil((self.frames - overlap) / (length - overlap))
         if count <= 1:
@@ -122,7 +120,7 @@ def without_mixing(operators: Chain, part: Part, frames: Collection[int]) -> Cha
 def crossfade(before: Tensor, after: Tensor) -> Tensor:
     """Two results (T, C, H, W) for the same frames: more and more of the second, none of either where it ends."""
     weight = (torch.arange(len(before), device=before.device, dtype=before.dtype) + 1) / (len(before) + 1)
-    return before.lerp(after, weight.view(-1, 1, 1, 1))
+    return before.lerp(after, weight[:, None, None, None])
 
 
 def _support(row: Tensor) -> range:
