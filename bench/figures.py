@@ -28,7 +28,7 @@ def draw_experiment(
         panel.set_xticks(range(len(found)), list(found), rotation=20, ha="right", fontsize=8)
         panel.set_title(task, fontsize=9)
     panels[0][0].set_ylabel("PSNR (dB)")
-    panels[0][-1].legend(fontsize=7)
+    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="upper right", ncol=4, fontsize=7)
     figure.suptitle(name, fontsize=10)
     _save(figure, path)
 

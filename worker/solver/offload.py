@@ -13,8 +13,8 @@ class OneAtATime:
     """Brings the network that is needed to the device, in place of the one that was needed before.
 
     Weights are never copied back, as they are frozen. The loop takes all frames of a part through one network before it
-    needs the next, so that SDXL's UNet, 5 GB in half precision, travels twice in a sampler step. For a GPU the host's
-    copy is pinned, which makes that about 0.2 s.
+    needs the next, so that SDXL's UNet, 5 GB in half precision, is fetched once in a sampler step, whatever the
+    micro-batch. For a GPU the host's copy is pinned.
     """
 
     def __init__(self, networks: Sequence[nn.Module], device: torch.device) -> None:

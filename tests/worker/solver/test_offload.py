@@ -57,7 +57,7 @@ class Counting(OneAtATime):
         super().need(network)
 
 
-def test_the_same_bits_and_two_journeys_a_step(prior: DiffusersPrior) -> None:
+def test_the_same_bits_and_each_network_comes_once_a_step(prior: DiffusersPrior) -> None:
     torch.manual_seed(0)
     settings = SolverSettings(steps=10, tau=0.3)
     problem = pose(prior, torch.rand(6, 3, 64, 64), degradations_of(Task.deblur), Beside(), None, settings)
