@@ -74,7 +74,8 @@ class Problem:
         """What the solver ran with, defaults filled in. data_step: the one it used."""
         sampling = self.sampling
         chosen: dict[str, Any] = {name: getattr(sampling, name) for name in ("eta", "lowpass", "init", "final")}
-        chosen |= {"tau": self.tuning.tau, "timesteps": sampling.schedule.timesteps, "tiles": self.tiling.settings()}
+        chosen |= {"tau": self.tuning.tau, "timesteps": sampling.schedule.timesteps, "inversions": sampling.inversions}
+        chosen |= {"tiles": self.tiling.settings()}
         if not isinstance(data_step, Proximal):
             return chosen | {"cg_iterations": PUBLISHED_ITERATIONS}
         trust = {name: getattr(self.tuning, name) for name in ("floor", "slope", "chroma")}
