@@ -42,4 +42,4 @@ def tuning_of(degradations: list[Degradation], bundled: bool) -> Tuning:
     """The tuning of the named task that these degradations resemble."""
     if not bundled:
         return PAPER
-    return replace(BUNDLED.get(task_of(degradations), BUNDLED_ELSE), straight=True)  # docs/performance.md
+    return replace(BUNDLED.get(task_of(degradations), BUNDLED_ELSE), straight=True)  # docs/decisions.md

@@ -201,7 +201,12 @@ class Stages:
     def inverted(self, x: Tensor, inversion: Inversion | None) -> Tensor:
         """Latents of frames, (T, C, h, w), at the first timestep if an inversion takes them there."""
         encoded: list[Tensor] = []
-        self.batches.over(len(x), lambda part: encoded.append(self.prior.encode(x[part])))
+
+        def encode(part: slice) -> None:
+            encoded.append(self.prior.encode(x[part]))
+            self.watch("invert", 0)  # no step of it yet, but a sign of life
+
+        self.batches.over(len(x), encode)
         z = torch.cat(encoded)
 
         def work(part: slice) -> None:

@@ -125,3 +125,24 @@ def test_the_schedule_is_that_of_the_paper() -> None:
     assert len(Schedule.leading(scaled_linear(), 25, 0.15).timesteps) == 4
     assert len(Schedule.leading(scaled_linear(), 25, 0.45).timesteps) == 12
     assert float(schedule.abar[281]) == pytest.approx(0.62239, abs=1e-5)
+
+
+def test_whoever_watches_hears_of_every_micro_batch_that_is_encoded_first(tiny: DiffusersPrior) -> None:
+    """Or a job could not be stopped while a whole part is encoded."""
+    x = torch.zeros(6, 3, 32, 32)
+    how = Sampling(Schedule.leading(tiny.abar, 10, 0.2))
+
+    def stop(stage: str, frames: int) -> None:
+        assert (stage, frames) == ("invert", 0)
+        raise KeyboardInterrupt
+
+    encoded: list[int] = []
+
+    class Counting:
+        def encode(self, x: Tensor) -> Tensor:
+            encoded.append(len(x))
+            return tiny.encode(x)
+
+    with pytest.raises(KeyboardInterrupt):
+        restore(Counting(), x, lambda x, t: x, how, torch.Generator(), stop, MicroBatches(2))  # type: ignore[arg-type]
+    assert encoded == [2]
