@@ -2,11 +2,13 @@
 
     python bench/blind_kernels.py CLIP [CLIP ...]              # 256x160, the middle
     python bench/blind_kernels.py CLIP --size as-is            # what the service looks at: 512x512 of the middle
+    python bench/blind_kernels.py CLIP --size as-is --softness 1.9 --kernels arc corner "two spots"
 
 `found` is what `identify` makes of 25 frames in 8 bits or after H.264 (crf 10), and its confidence. `alike` is the
 largest normalised cross-correlation with the true kernel over shifts. PSNR in dB of the brightness of the middle frame,
 as given and after the data step alone with the best shape (accepted or not), with what was found, and with the true
-kernel; the best of shifts by up to two pixels, as none can be told. A rim of 12 pixels does not count.
+kernel; the best of shifts by up to two pixels, as none can be told. A rim of 12 pixels does not count. With --softness
+a clip was blurred by a Gaussian of that sigma before, as by a lens, and the true kernel is both.
 """
 
 import argparse
@@ -26,7 +28,7 @@ from worker.solver.blind import SHAPES, NotIdentified, drawn, identify
 from worker.solver.blind_kernel import similarity
 from worker.solver.blind_space import Shape, binned, fit, transfers, windowed_spectra
 from worker.solver.data_step import data_step
-from worker.solver.kernels import disc_kernel, gaussian_kernel, motion_kernel
+from worker.solver.kernels import convolved, disc_kernel, gaussian_kernel, motion_kernel
 from worker.solver.operators import Chain
 from worker.solver.spatial import Convolution
 from worker.video import read_clip
@@ -120,6 +122,8 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=25)
     parser.add_argument("--crf", type=int, default=10)
     parser.add_argument("--size", type=size_of, default=SIZE, help="such as 640x384, or as-is")
+    parser.add_argument("--softness", type=float, default=0)
+    parser.add_argument("--kernels", nargs="+", default=list(KERNELS), choices=list(KERNELS))
     args = parser.parse_args()
 
     print("| clip | truth | file | best shape | found | alike | given | best shape | found | true kernel |")
@@ -129,7 +133,10 @@ def main() -> None:
         for path in args.clips:
             clip = read_clip(path, args.frames)
             truth = middle(scaled(clip, args.frames, args.size), SIDE)
-            for name, kernel in KERNELS.items():
+            for name in args.kernels:
+                kernel = KERNELS[name]
+                if args.softness:
+                    kernel = convolved(kernel, gaussian_kernel(args.softness, args.softness))
                 blurred = Convolution(kernel).A(truth)
                 for file in FILES:
                     y = sent(blurred, file, clip, args.crf, Path(directory))

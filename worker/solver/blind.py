@@ -2,7 +2,8 @@
 
 blind_space.py scores blurs by how white the residual of each is, blind_time.py windows. Here both are turned into
 probabilities, and what is not probable enough is refused: a wrong blur undone is worse than none undone. Where no shape
-explains the clip well, blind_kernel.py finds a kernel, which has to explain it clearly better.
+explains the clip well, or blind_parts.py sees that there is more to the blur, blind_kernel.py finds a kernel, which has
+to explain it clearly better.
 """
 
 import math
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from worker.solver.blind_kernel import alternate, similarity, split, total_variation, transfer_of
+from worker.solver.blind_parts import in_common
 from worker.solver.blind_space import Fit, Shape, Spectrum, binned, fit, free_transfer, transfers, windowed_spectra
 from worker.solver.blind_time import BANDS, THRICE, WINDOWS, window_costs
 from worker.solver.kernels import convolved, disc_kernel, gaussian_kernel, motion_kernel
@@ -42,6 +44,7 @@ TRIED = (
     "means of up to 16 frames"
 )
 WELL = 1.5  # misfit of a shape up to which no kernel is sought
+MORE = 0.12  # correlation of what a round shape leaves in the quarters of the frames, from which it is not all there is
 CLEARLY = 0.6  # of the cost of the best shape, what a kernel may have at most
 WORST_KERNEL = 2.0  # misfit; kernels that are wrong reach it by fitting whatever is in the picture
 SAME = 0.84  # similarity of a kernel to the best shape from which it is that shape
@@ -99,19 +102,23 @@ def identify(frames: Tensor) -> Identified:
     spectrum = binned(spectra.abs().square().mean(0))
     found = fit(spectrum, SHAPES, transfers(SHAPES, spectrum))
     best = _likeliest(found)
-    free = _free(frames, found, spectrum) if float(found.misfit[best]) > WELL and len(frames) > 1 else None
+    blur, sure_of_blur = _blur(found, spectrum)
+    more = blur is not None and blur.kind != "motion" and in_common(frames, blur) > MORE
+    sought = len(frames) > 1 and (more or float(found.misfit[best]) > WELL)
+    free = _free(frames, found, spectrum) if sought else None
     window, sure_of_window = _window(spectra, _noise(spectrum, free.noise if free else found.noise[best]))
     if window > 1 and THRICE * window > len(frames):
         raise NotIdentified(f"a mean of {window} frames takes {THRICE * window} frames of a scene to tell")
     if free and sure_of_window * free.confidence >= LEAST_CONFIDENCE:
         return Identified(None, window, min(1.0, sure_of_window * free.confidence), free.kernel)
-    blur, sure_of_blur = _blur(found, spectrum)
     confidence = min(1.0, sure_of_window * sure_of_blur)  # sums of float32 may pass it by 1e-9
     if blur is None and window == 1:
         raise NotIdentified("the frames look sharp, or blurred too little to tell from that")
     if confidence < LEAST_CONFIDENCE:
         unclear = "the window of frames" if sure_of_window < sure_of_blur else "the blur"
         raise NotIdentified(f"{unclear} could be another just as well", confidence)
+    if more and window == 1:  # of a clip that moves, a mean over time is more
+        raise NotIdentified("the likeliest blur leaves something in common to all parts of the frames", confidence)
     if float(found.misfit[best]) > WORST_MISFIT:
         raise NotIdentified("no such blur leaves a residual that is white", confidence)
     if blur is not None and blur.size >= LARGEST[blur.kind]:

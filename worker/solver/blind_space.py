@@ -45,13 +45,14 @@ class Shape:
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Mean power in bins of frequency and direction. log_power, f: (bins,). cells: frequencies in each bin.
+    """Mean power in bins of frequency and direction. log_power, f, ring, sector: (bins,). cells: frequencies in each.
 
     place: the bin of every frequency that has one; fy, fx: those frequencies, cycles a pixel, y downwards.
     """
 
     log_power: Tensor
     f: Tensor
+    ring: Tensor
     sector: Tensor
     cells: Tensor
     place: Tensor
@@ -63,16 +64,22 @@ class Spectrum:
 class Fit:
     """How well each candidate explains a spectrum. cost: (candidates,), negative logarithm of its probability.
 
-    shapes: none where the candidate is a free kernel.
-    misfit: mean squared deviation of log(P / S) in units of what is expected; 1 is as good as sharp clips are.
-    noise: (candidates, 2), log N and b. transfer: as `fit` was given it.
+    shapes: none where the candidate is a free kernel. transfer: as `fit` was given it.
+    left: (candidates, bins), log(P / S) in units of what is expected of it. signal: (candidates, bins), its share of P.
+    noise: (candidates, 2), log N and b.
     """
 
     shapes: list[Shape]
     transfer: Tensor
     cost: Tensor
-    misfit: Tensor
+    left: Tensor
+    signal: Tensor
     noise: Tensor
+
+    @property
+    def misfit(self) -> Tensor:
+        """(candidates,): mean squared deviation; 1 is as good as sharp clips are."""
+        return self.left.square().mean(1)
 
 
 def windowed_spectra(frames: Tensor) -> Tensor:
@@ -104,7 +111,8 @@ def binned(power: Tensor) -> Spectrum:
     numbers, place = torch.unique((ring * SECTORS + sector)[within], return_inverse=True)
     cells = torch.bincount(place).float()
     mean = _per_bin(torch.stack([power[within], f[within]]), place, cells)
-    return Spectrum(mean[0].clamp_min(1e-20).log(), mean[1], numbers % SECTORS, cells, place, fy[within], fx[within])
+    rings, sectors = numbers // SECTORS, numbers % SECTORS
+    return Spectrum(mean[0].clamp_min(1e-20).log(), mean[1], rings, sectors, cells, place, fy[within], fx[within])
 
 
 def transfers(shapes: list[Shape], spectrum: Spectrum) -> Tensor:
@@ -180,8 +188,7 @@ def fit(spectrum: Spectrum, shapes: list[Shape], transfer: Tensor, iterations: i
             torch.where(better[:, None], new, old) for new, old in zip(then[1:], (error, pull, share), strict=True)
         )
         damping = torch.where(better, damping * 0.3, damping * 5).clamp(1e-6, 1e4)
-    misfit = (error.square() * weight * TOGETHER).mean(1)
-    return Fit(shapes, transfer, cost, misfit, p[:, -2:])
+    return Fit(shapes, transfer, cost, error * (weight * TOGETHER).sqrt(), share, p[:, -2:])
 
 
 def _expected(log_power: Tensor, f: Tensor) -> tuple[Tensor, Tensor]:
