@@ -132,7 +132,7 @@ class ResultWriter:
     from and the result side by side with a white line between, without sound.
 
     look: the source, with the time base and rate of what is written. files: by the names of RESULT_FILES, whole once
-    the context ends well.
+    the context ends well. Frames are turned into YUV in a thread of its own.
     """
 
     def __init__(self, directory: Path, look: ClipInfo, output: OutputSettings) -> None:
@@ -141,16 +141,16 @@ class ResultWriter:
         self._output = ClipWriter(self.files["output"], look, crf=output.crf, audio_from=sound)
         self._preview = ClipWriter(self.files["preview"], look, crf=_PREVIEW_CRF, audio_from=sound)
         self._comparison = ClipWriter(self.files["comparison"], look, crf=_COMPARISON_CRF)
-        self._stack = ExitStack()
+        self._stack, self._lane = ExitStack(), Lane()
 
     @property
     def left_out(self) -> list[str]:
-        """What the output lacks, in words for the client."""
+        """What the output lacks, in words for the client; known at the end."""
         return self._output.left_out
 
     def __enter__(self) -> Self:
-        for clip in (self._output, self._preview, self._comparison):
-            self._stack.enter_context(clip)
+        for part in (self._output, self._preview, self._comparison, self._lane):
+            self._stack.enter_context(part)
         return self
 
     def __exit__(
@@ -159,7 +159,10 @@ class ResultWriter:
         self._stack.__exit__(kind, error, trace)
 
     def add(self, restored: Tensor, lifted: Tensor, timestamp: int) -> None:
-        """A frame of the result, and what it started from; both (3, H, W) in [0, 1]."""
+        """A frame of the result, and what it started from; both (3, H, W) in [0, 1], in the host's memory."""
+        self._lane.put(self._write, restored, lifted, timestamp)
+
+    def _write(self, restored: Tensor, lifted: Tensor, timestamp: int) -> None:
         self._output.add(restored, timestamp)
         self._preview.add(_even(_shrink(restored.float())), timestamp)
         self._comparison.add(_even(_beside(lifted.float(), restored.float())), timestamp)
@@ -174,8 +177,7 @@ def _shrink(image: Tensor) -> Tensor:
 
 
 def _beside(left: Tensor, right: Tensor) -> Tensor:
-    line = torch.ones(3, left.shape[1], _SEPARATOR, device=left.device)
-    return torch.cat([left, line, right.to(left.device)], dim=2)
+    return torch.cat([left, torch.ones(3, left.shape[1], _SEPARATOR), right], dim=2)
 
 
 def _even(image: Tensor) -> Tensor:

@@ -1,12 +1,14 @@
 """What each frame of a result is worth, in a few numbers a frame: for the manifest."""
 
 import math
+from concurrent.futures import Future
 from itertools import pairwise
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
 
+from worker.lane import Lane
 from worker.measures import warp_error
 from worker.solver.data_step import MOST_ITERATIONS, TOLERANCE
 from worker.solver.noise import Noise
@@ -15,19 +17,12 @@ DIGITS = 6
 FLOW_PIXELS = 1 << 19  # larger frames are halved before their motion is looked for, which takes a quarter of the time
 
 
-def for_motion(frame: Tensor) -> Tensor:
-    """A copy of a frame (3, H, W) in the host's memory, small enough to look for motion in."""
-    while frame.shape[-2] * frame.shape[-1] > FLOW_PIXELS:
-        frame = F.avg_pool2d(frame, 2)
-    return frame.float().cpu().clone()  # not a view, which would hold all of its part
-
-
 class FrameReport:
     """Takes parts as they are solved and frames as they are shown; keeps numbers, and the last frame shown."""
 
     def __init__(self) -> None:
         self._residuals: dict[int, tuple[float, float]] = {}
-        self._warp_errors: list[float | None] = []
+        self._warp_errors: list[Future[float] | None] = []
         self._dropped: set[int] = set()
         self._detail = self._unsolved = 0.0
         self._noise = self._left = self._began = 0.0  # sums of squares over so many values
@@ -60,11 +55,10 @@ class FrameReport:
         """What is shown next is another scene."""
         self._last = None
 
-    def shown(self, frame: Tensor) -> None:
-        """The next restored frame, as `for_motion` gives it."""
+    def shown(self, frame: Tensor, aside: Lane) -> None:
+        """The next restored frame, (3, H, W), in the host's memory. aside: where its motion is looked for."""
         if self._any:
-            error = math.nan if self._last is None else warp_error(self._last, frame, (self._last, frame))
-            self._warp_errors.append(None if math.isnan(error) else round(error, DIGITS))
+            self._warp_errors.append(None if self._last is None else aside.put(_error, self._last, frame))
         self._last, self._any = frame, True
 
     def means(self) -> tuple[float, float, float]:
@@ -83,7 +77,7 @@ class FrameReport:
         return {
             "residual": [round(after, DIGITS) for after, _ in residuals],
             "residual_before": [round(before, DIGITS) for _, before in residuals],
-            "warp_error": list(self._warp_errors),
+            "warp_error": [None if one is None else _told(one.result()) for one in self._warp_errors],
             "temporal_dropped": sorted(self._dropped),
         }
 
@@ -116,3 +110,20 @@ class FrameReport:
         if len(frames) == 1:
             return [f"frame {told} (counted from 0) does not fit a mean of {window} frames and was taken as it is"]
         return [f"frames {told} (counted from 0) do not fit a mean of {window} frames and were taken as they are"]
+
+
+def _error(before: Tensor, after: Tensor) -> float:
+    one, other = _for_motion(before), _for_motion(after)
+    return warp_error(one, other, (one, other))
+
+
+def _told(error: float) -> float | None:
+    return None if math.isnan(error) else round(error, DIGITS)
+
+
+def _for_motion(frame: Tensor) -> Tensor:
+    """Small enough to look for motion in."""
+    frame = frame.float()
+    while frame.shape[-2] * frame.shape[-1] > FLOW_PIXELS:
+        frame = F.avg_pool2d(frame, 2)
+    return frame

@@ -4,29 +4,32 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
+T = TypeVar("T")
 _MOST_WAITING: Final = 32  # pieces of work; a frame of 1280x768 waits in some 8 MB
 
 
 class Lane:
-    """A thread that does one piece of work after the other; the end of the context waits for all, or drops the rest.
+    """Threads that take up one piece of work after the other; the end of the context waits for all, or drops the rest.
 
     What a piece raises is raised by the next call here, or by the end. More than a few dozen pieces have to wait.
     """
 
-    def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1)
+    def __init__(self, threads: int = 1) -> None:
+        self._threads = ThreadPoolExecutor(threads)
         self._waiting: deque[Future[Any]] = deque()
 
     def __enter__(self) -> Self:
         return self
 
-    def put(self, work: Callable[..., object], *args: object) -> None:
-        """Do it after all that was put here before."""
+    def put(self, work: Callable[..., T], *args: object) -> Future[T]:
+        """Begin it after all that was put here before, with a single thread once that is done."""
         while self._waiting and (len(self._waiting) >= _MOST_WAITING or self._waiting[0].done()):
             self._waiting.popleft().result()
-        self._waiting.append(self._thread.submit(work, *args))
+        begun = self._threads.submit(work, *args)
+        self._waiting.append(begun)
+        return begun
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -35,4 +38,4 @@ class Lane:
             while self._waiting and error is None:
                 self._waiting.popleft().result()
         finally:
-            self._thread.shutdown(cancel_futures=True)
+            self._threads.shutdown(cancel_futures=True)

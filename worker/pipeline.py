@@ -3,7 +3,7 @@
 The worker's task and `vxl restore` both come through here.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -11,15 +11,14 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from app.degradations import Mask, TemporalAverage, TemporalDownsample
+from app.degradations import TemporalAverage, TemporalDownsample
 from app.restoration import Restoration
 from app.sizes import too_small_for_sdxl
 from worker.comparison import Comparison
 from worker.control import NotFinite
 from worker.encode import ResultWriter
 from worker.estimate import estimate
-from worker.frame_report import FrameReport, for_motion
-from worker.frames import FrameWindow, clip_window, mask_window
+from worker.frame_report import FrameReport
 from worker.lagging import Lagging
 from worker.lane import Lane
 from worker.learned import Learned
@@ -27,18 +26,18 @@ from worker.memory import give_back
 from worker.micro_batch import Choice, choose, told
 from worker.outcome import Outcome
 from worker.scenes import Scan
-from worker.simulate import random_mask, sent, size_at
-from worker.solve import Problem, operator_of, setup, solve, stated_noise
+from worker.solve import Problem, setup, solve_sections, stated_noise
 from worker.solver.batches import MicroBatches
 from worker.solver.misfit import misfits
-from worker.solver.operators import Chain
+from worker.solver.noise import Noise
 from worker.solver.prior import DiffusersPrior
-from worker.solver.restore import DataStep, Stage
-from worker.solver.segments import Part, Timeline, crossfade, without_mixing
+from worker.solver.restore import DataStep, Section, Stage
+from worker.solver.segments import Part, Timeline, crossfade, runs, without_mixing
+from worker.source import Source
 from worker.timing import restored_times
-from worker.video import Beside, ClipInfo, clip_info, read_kernel
+from worker.video import ClipInfo, clip_info
 
-PLACEHOLDER = torch.ones(1, 1, 1, 1)  # for the frames of a moving mask, which come part by part
+RUN = 8  # parts that frames are latents of at a time: of a window of 7 then 6% of all are sampled twice
 
 
 class Follower(Protocol):
@@ -51,7 +50,7 @@ class Follower(Protocol):
         """So many frames went through a stage since the last call."""
 
     def planned(self, frames: int, steps: int, inversions: int) -> None:
-        """The solver will take so many frames, those in two parts counted twice, with so many steps each and before."""
+        """The solver will sample so many frames, with so many steps each and before."""
 
     def watch(self, stage: Stage, frames: int, seconds: float | None = None) -> None:
         """The solver's callback. seconds: what the device took; None: the time since the last call."""
@@ -63,6 +62,15 @@ class Shown(NamedTuple):
     first: int
     restored: Tensor
     lifted: Tensor
+    truth: Tensor | None
+
+
+class Posed(NamedTuple):
+    """A part that is ready to be solved. truth: its true frames, if the clip is clean."""
+
+    part: Part
+    problem: Problem
+    data_step: DataStep
     truth: Tensor | None
 
 
@@ -98,14 +106,10 @@ class Pipeline:
         self.estimated = estimate(source, seen, follower.check) if wanted.blur else None
         self.stated = self.estimated.degradation if self.estimated else wanted.degradations()
         self.seen, self.info = seen, clip_info(source)
-        self.clip = clip_window(source, follower.check)
-        still, self._moving = self._masks(mask)
-        beside = Beside(still, read_kernel(kernel) if kernel else None)
-        self.setup = setup(prior, self.stated, beside, wanted.solver, tile_pixels, wanted.tier)
+        self._source = Source(source, self.info, wanted, self.stated, mask, kernel, prior.device, follower)
+        self.setup = setup(prior, self.stated, self._source.beside, wanted.solver, tile_pixels, wanted.tier)
         self._micro_batch, self._budget = micro_batch, budget
         self._chosen: tuple[Choice, MicroBatches] | None = None
-        self.real = operator_of(self.stated, beside, prior.device)
-        self._mask_first = 0  # number, in the mask's file, of the first frame that goes with the scene at hand
         self._report = FrameReport()
 
     def run(self, directory: Path) -> Outcome:
@@ -113,26 +117,27 @@ class Pipeline:
         seen = self.seen
         scenes = seen.scenes if self._may_cut() else [range(len(seen.pts))]
         timelines = [Timeline(self.setup.operator.operators, self._true_frames(len(scene))) for scene in scenes]
-        plans = [timeline.parts(self.part_frames) for timeline in timelines]
-        count = sum(len(part.true) for parts in plans for part in parts)
+        plans = [runs(timeline.parts(self.part_frames), self._run_frames()) for timeline in timelines]
+        count = sum(run[-1].true.stop - run[0].true.start for plan in plans for run in plan)
         sampling = self.setup.sampling
         self.follower.planned(count, len(sampling.schedule.timesteps), sampling.inversions)
 
         look, _ = self._times(scenes[0])
-        with ResultWriter(directory, look, self.wanted.output) as results, Lane() as aside:
+        with ResultWriter(directory, look, self.wanted.output) as results, Lane(2) as aside:
             outcome = Outcome(results.files, [], estimated=self.estimated)
-            for scene, timeline, parts in zip(scenes, timelines, plans, strict=True):
+            for scene, timeline, plan in zip(scenes, timelines, plans, strict=True):
                 _, times = self._times(scene)
-                aside.put(self._report.cut)
+                self._report.cut()
                 if self._comparison:
                     self._comparison.cut()
-                for shown in self._solved(outcome, scene, timeline, parts):
+                for shown in self._solved(outcome, scene, timeline, plan):
                     for n in range(len(shown.restored)):
                         timestamp = times[shown.first + n]
                         if timestamp is None:
                             continue
-                        results.add(shown.restored[n], shown.lifted[n], timestamp)
-                        aside.put(self._report.shown, for_motion(shown.restored[n]))
+                        restored, lifted = _kept(shown.restored[n]), _kept(shown.lifted[n])
+                        results.add(restored, lifted, timestamp)
+                        self._report.shown(restored, aside)
                         outcome.frames += 1
                         if self._comparison and shown.truth is not None:
                             self._comparison.add(shown.restored[n], shown.lifted[n], shown.truth[n])
@@ -153,27 +158,17 @@ class Pipeline:
 
     # --- what happened to the clip
 
-    def _masks(self, path: Path | None) -> tuple[Tensor | None, Callable[[range], Tensor] | None]:
-        """A still mask, or a placeholder and what gives the frames of a moving one."""
-        index, step = next(((n, s) for n, s in enumerate(self.stated) if isinstance(s, Mask)), (0, None))
-        if step is None:
-            return None, None
-        if path is not None:
-            mask = mask_window(path)
-            return (PLACEHOLDER, mask.take) if isinstance(mask, FrameWindow) else (mask, None)
-        if not self.wanted.simulate:
-            return None, None
-        height, width = size_at(self.stated, index, self.info.height, self.info.width)
-        draw = random_mask(step, height, width, self.wanted.solver.seed)
-        return (PLACEHOLDER, draw) if step.moving else (draw(range(1)), None)
-
     def _may_cut(self) -> bool:
         """Whether scenes may be told apart: not where frames come along whose numbers differ from the clip's."""
         changes = any(
             isinstance(step, TemporalDownsample) or (isinstance(step, TemporalAverage) and step.boundary == "valid")
             for step in self.stated
         )
-        return not (changes and (self.wanted.simulate or self._moving))
+        return not (changes and (self.wanted.simulate or self._source.moves))
+
+    def _run_frames(self) -> int:
+        """How many true frames may be latents at a time."""
+        return 0 if self._source.moves or self.setup.published else RUN * self.part_frames
 
     def _true_frames(self, frames: int) -> int:
         return frames if self.wanted.simulate else self.setup.operator.clip_shape((frames, 3, 1, 1))[0]
@@ -199,90 +194,84 @@ class Pipeline:
 
     # --- solving
 
-    def _solved(self, outcome: Outcome, scene: range, timeline: Timeline, parts: list[Part]) -> Iterator[Shown]:
+    def _solved(self, outcome: Outcome, scene: range, timeline: Timeline, plan: list[list[Part]]) -> Iterator[Shown]:
         """The true frames of a scene, in order, where parts overlap cross-faded."""
-        stated = self.wanted.noise_sigma
-        noise = None if stated is None else stated_noise(stated)
+        parts = [part for run in plan for part in run]
+        ends = iter([part.true.start for part in parts[1:]] + [parts[-1].true.stop])
+        noise = None if self.wanted.noise_sigma is None else stated_noise(self.wanted.noise_sigma)
         held: tuple[Tensor, Tensor] | None = None
-        ends = [part.true.start for part in parts[1:]] + [parts[-1].true.stop]
-        for part, end in zip(parts, ends, strict=True):
-            measured, truth = self._read(scene, timeline, part)
-            problem = self.setup.pose(measured, noise, self._operators(timeline, part))
-            noise = problem.noise
-            problem = self._fitting(problem, scene, timeline, part)
-            data_step = problem.data_step()
-            x = self._solve(problem, data_step)
-            if not x.isfinite().all():
-                raise NotFinite
-            after, before = problem.residuals(x), problem.residuals(problem.lifted)
-            self._report.explained(
-                scene.start + part.measured.start, after, before, problem.noise, problem.y[0].numel()
-            )
-            self._report.fitted(getattr(data_step, "unsolved", []))
-            outcome.settings = outcome.settings or problem.settings(data_step)
-            done = [(z.clamp(-1, 1) + 1) / 2 for z in (x, problem.lifted)]
-            if held is not None:
-                both = len(held[0])
-                done = [torch.cat([crossfade(a, z[:both]), z[both:]]) for a, z in zip(held, done, strict=True)]
-            now = end - part.true.start
-            yield Shown(part.true.start, done[0][:now], done[1][:now], None if truth is None else truth[:now])
-            held = (done[0][now:].clone(), done[1][now:].clone())  # views would hold the whole part
-            del measured, truth, problem, data_step, x, done
+        for run in plan:
+            for one, x in self._solve(scene, timeline, run, noise):
+                if not x.isfinite().all():
+                    raise NotFinite
+                lifted = one.problem.lifted
+                self._explained(scene, one, x, lifted)
+                outcome.settings = outcome.settings or one.problem.settings(one.data_step)
+                restored, lifted = ((z.clamp(-1, 1) + 1) / 2 for z in (x, lifted))
+                if held is not None:
+                    both = len(held[0])
+                    if one.part is run[0]:  # of two parts of a run the loop has seen to it
+                        restored[:both] = crossfade(held[0], restored[:both])
+                    lifted[:both] = crossfade(held[1], lifted[:both])
+                now = next(ends) - one.part.true.start
+                truth = None if one.truth is None else one.truth[:now]
+                yield Shown(one.part.true.start, restored[:now], lifted[:now], truth)
+                held = (restored[now:].clone(), lifted[now:].clone())  # views would hold the whole part
+                noise = one.problem.noise
+                del one, x, restored, lifted, truth
             give_back()
         assert noise is not None  # a scene has a part
         told = {f"noise_{name}": value for name, value in asdict(noise).items() if name != "measured"}
         outcome.scenes.append({"frames": [scene.start, scene.stop], **told, "parts": len(parts)})
-        if self._moving:
-            index = next(n for n, step in enumerate(self.stated) if isinstance(step, Mask))
-            self._mask_first += timeline.reaching[index]
+        self._source.scene_is_over(timeline)
 
-    def _read(self, scene: range, timeline: Timeline, part: Part) -> tuple[Tensor, Tensor | None]:
-        """The measured frames of a part, (T', 3, H', W'), and its true ones where the clip is clean."""
-        if not self.wanted.simulate:
-            measured = self.clip.take(_shifted(part.measured, scene.start))
-            self.follower.measured("decode", len(measured))
-            return measured, None
-        real = Timeline(self.real.operators, timeline.frames)
-        own = real.part(part.measured)
-        wanted = range(min(part.true.start, own.true.start), max(part.true.stop, own.true.stop))
-        clean = self.clip.take(_shifted(wanted, scene.start))
-        self.follower.measured("decode", len(clean))
-        truth, seen = (clean[r.start - wanted.start : r.stop - wanted.start] for r in (part.true, own.true))
-        y = self._operators(real, own).A(seen.to(self.prior.device).float())
-        seed, first = self.wanted.solver.seed, scene.start + part.measured.start
-        return sent(y, self.wanted.noise_sigma or 0, seed, first), truth
+    def _posed(self, scene: range, timeline: Timeline, part: Part, noise: Noise | None, hold: bool) -> Posed:
+        measured, truth = self._source.take(scene, timeline, part)
+        problem = self.setup.pose(measured, noise, self._source.operators(timeline, part))
+        problem = self._fitting(problem, scene, timeline, part)
+        return Posed(part, problem, problem.data_step(hold), truth)
 
-    def _operators(self, timeline: Timeline, part: Part) -> Chain:
-        if self._moving is None:
-            return timeline.operators_of(part)
-        frames = self._moving
+    def _explained(self, scene: range, one: Posed, x: Tensor, lifted: Tensor) -> None:
+        """Report how well a part explains its measured frames."""
+        after, before = one.problem.residuals(x), one.problem.residuals(lifted)
+        values = one.problem.measured[0].numel()
+        self._report.explained(scene.start + one.part.measured.start, after, before, one.problem.noise, values)
+        self._report.fitted(getattr(one.data_step, "unsolved", []))
 
-        def moving(wanted: range) -> Tensor:
-            return frames(_shifted(wanted, self._mask_first)).to(self.prior.device)
-
-        return timeline.operators_of(part, moving)
-
-    def _batches(self, problem: Problem) -> MicroBatches:
+    def _batches(self, one: Posed) -> MicroBatches:
         """How many frames go through the prior at a time: chosen at the first part, for all of them."""
         if self._chosen is None:
-            height, width = problem.tiling.tile
-            frames, device = len(problem.lifted), self.prior.device
-            choice = choose(self.prior, device, height, width, frames, self._micro_batch, self._budget)
+            (height, width), frames = one.problem.tiling.tile, len(one.part.true)
+            choice = choose(self.prior, self.prior.device, height, width, frames, self._micro_batch, self._budget)
             self._chosen = choice, MicroBatches(choice.size)
         return self._chosen[1]
 
-    def _solve(self, problem: Problem, data_step: DataStep) -> Tensor:
-        batches = self._batches(problem)
-        if self.prior.device.type != "cuda":
-            return solve(self.prior, problem, self.wanted.solver, self.follower.watch, data_step, batches)
-        lagging = Lagging(self.follower.watch, self.follower.check)
-        x = solve(self.prior, problem, self.wanted.solver, lagging.watch, data_step, batches)
-        lagging.finish()
-        return x
+    def _solve(
+        self, scene: range, timeline: Timeline, run: list[Part], noise: Noise | None
+    ) -> Iterator[tuple[Posed, Tensor]]:
+        """The parts of a run and their true frames, (T, 3, H, W) in [-1, 1]; each is read once the loop takes it up."""
+        posed = [self._posed(scene, timeline, run[0], noise, hold=len(run) == 1)]
+
+        def nth(n: int) -> Posed:
+            if n == len(posed):
+                posed.append(self._posed(scene, timeline, run[n], posed[-1].problem.noise, hold=False))
+            return posed[n]
+
+        def section(n: int) -> Section:
+            return Section(run[n].true, lambda: nth(n).problem.lifted, lambda x, t: nth(n).data_step(x, t))
+
+        first, settings, batches = posed[0].problem, self.wanted.solver, self._batches(posed[0])
+        sections = [section(n) for n in range(len(run))]
+        lagging = Lagging(self.follower.watch, self.follower.check) if self.prior.device.type == "cuda" else None
+        watch = lagging.watch if lagging else self.follower.watch
+        for n, x in enumerate(solve_sections(self.prior, first, sections, settings, watch, batches)):
+            yield posed[n], x
+        if lagging:
+            lagging.finish()
 
     def _fitting(self, problem: Problem, scene: range, timeline: Timeline, part: Part) -> Problem:
         """The problem with the mean over time left out for those measured frames that it does not fit."""
-        if problem.published or self._moving or timeline.only_average is None:
+        if problem.published or self._source.moves or timeline.only_average is None:
             return problem
         mix = timeline.only_average[part.measured.start : part.measured.stop, part.true.start : part.true.stop]
         odd = misfits(problem.y, mix, part.own, problem.codec_noise)
@@ -290,5 +279,6 @@ class Pipeline:
         return problem.degraded_by(without_mixing(problem.operator, part, odd)) if odd else problem
 
 
-def _shifted(frames: range, by: int) -> range:
-    return range(frames.start + by, frames.stop + by)
+def _kept(frame: Tensor) -> Tensor:
+    """A copy in the host's memory, as a view would hold all of its part; within an eighth of a level of 255."""
+    return frame.to("cpu", torch.float16, copy=True)

@@ -51,7 +51,7 @@ class Meter:
             self.control.observe("visionxl_frame_stage_duration_seconds", spent / frames, task=self.task, stage=stage)
 
     def planned(self, frames: int, steps: int, inversions: int) -> None:
-        """The solver begins on so many frames, those in two parts counted twice, with so many steps each and before."""
+        """The solver begins to sample so many frames, with so many steps each and before."""
         self._frames, self._steps, self._inversions = frames, steps, inversions
         self._last = self._started = time.monotonic()
 

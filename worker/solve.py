@@ -1,5 +1,6 @@
 """From what a client states to what the solver takes: operators, noise, and the settings each task does best with."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import sqrt
 from typing import Any
@@ -20,7 +21,7 @@ from worker.solver.noise import COMPRESSION, ROUNDING, Noise, find_noise
 from worker.solver.operators import Chain, Mask, Operator
 from worker.solver.prior import DiffusersPrior
 from worker.solver.published import published_data_step, published_operators, published_sampling
-from worker.solver.restore import DataStep, Prior, Sampling, Watch, nobody, restore, straight_inversion
+from worker.solver.restore import DataStep, Prior, Sampling, Section, Watch, nobody, restored, straight_inversion
 from worker.solver.schedule import Schedule
 from worker.solver.spatial import Convolution, Downsample, GaussianBlur
 from worker.solver.temporal import TemporalAverage, TemporalDownsample
@@ -35,17 +36,17 @@ TILE_PIXELS = 1024 * 1024  # about what SDXL was trained on
 
 @dataclass(frozen=True)
 class Problem:
-    """A segment ready to be solved; pixels in [-1, 1].
+    """A part of a clip ready to be solved; pixels in [-1, 1].
 
-    gram: how A A^T is inverted, where there is a closed form. lifted: the measurement on the grid of the clip,
-    (T, 3, H, W), from which the solver starts. tiling: how the prior goes over its frames. halved: whether it is shown
-    frames half as large, which `tiling` is of then. published: whether all is done as the published solver does it.
+    gram: how A A^T is inverted, where there is a closed form. measured: as it was given, (T', 3, H', W') in [0, 1].
+    tiling: how the prior goes over its frames. halved: whether it is shown frames half as large, which `tiling` is of
+    then. published: whether all is done as the published solver does it.
     """
 
     operator: Chain
     gram: Gram | None
-    y: Tensor
-    lifted: Tensor
+    measured: Tensor
+    device: torch.device
     noise: Noise
     sampling: Sampling
     tuning: Tuning
@@ -53,11 +54,24 @@ class Problem:
     halved: bool = False
     published: bool = False
 
-    def data_step(self) -> DataStep:
-        """Fits an estimate to the measurement."""
+    @property
+    def y(self) -> Tensor:
+        """The measurement, (T', 3, H', W')."""
+        y = 2 * self.measured.to(self.device, non_blocking=True).float() - 1
+        known = mask_of_last(self.operator)
+        return y if known is None else y * known  # whatever the file holds where pixels are lost is no measurement
+
+    @property
+    def lifted(self) -> Tensor:
+        """The measurement on the grid of the clip, (T, 3, H, W), from which the solver starts."""
+        return self.operator.lift(self.y)
+
+    def data_step(self, hold: bool = True) -> DataStep:
+        """Fits an estimate to the measurement. hold: that in memory, as the network's numbers, between two steps."""
         if self.published:
             return published_data_step(self.operator, self.y, PUBLISHED_ITERATIONS)
-        return Proximal(self.operator, self.gram, self.y, self.sampling.schedule, self.trust)
+        y = self.y if hold else lambda: self.y
+        return Proximal(self.operator, self.gram, y, self.sampling.schedule, self.trust)
 
     @property
     def trust(self) -> Trust:
@@ -85,8 +99,9 @@ class Problem:
 
     def degraded_by(self, operator: Chain) -> "Problem":
         """The same measurement by other operators, that give frames of the same size and number."""
-        gram = _remembering(closed_form(operator, self.y), operator, self.y, self.noise)
-        return replace(self, operator=operator, gram=gram, lifted=operator.lift(self.y))
+        y = self.y
+        gram = _remembering(closed_form(operator, y), operator, y, self.noise)
+        return replace(self, operator=operator, gram=gram)
 
     def residuals(self, x: Tensor) -> list[float]:
         """RMS of y - A x for each measured frame, in pixels of [0, 1]."""
@@ -95,7 +110,7 @@ class Problem:
 
     def residual(self, x: Tensor) -> float:
         """RMS of y - A x, in pixels of [0, 1]."""
-        return sqrt(sum(one**2 for one in self.residuals(x)) / len(self.y))
+        return sqrt(sum(one**2 for one in self.residuals(x)) / len(self.measured))
 
 
 def operator_of(degradations: list[Degradation], beside: Beside, device: torch.device) -> Chain:
@@ -170,7 +185,7 @@ class Setup:
         gram = None if self.published else closed_form(operator, y)
         noise = noise or find_noise(measured.to(y), known, gram)
         if known is not None:
-            y = y * known  # whatever the file holds where pixels are lost, it is no measurement
+            y = y * known
         lifted = operator.lift(y)
         gram = _remembering(gram, operator, y, noise)
         tuning = self.tuning
@@ -181,7 +196,10 @@ class Setup:
         if self.halved:
             height, width = half(height, width)
         tiling = Tiling.within(self.tile_pixels, height, width, self.multiple)
-        return Problem(operator, gram, y, lifted, noise, self.sampling, tuning, tiling, self.halved, self.published)
+        if self.device.type == "cuda":
+            measured = measured.pin_memory()  # from where a copy keeps nobody waiting
+        device, sampling, published = self.device, self.sampling, self.published
+        return Problem(operator, gram, measured, device, noise, sampling, tuning, tiling, self.halved, published)
 
 
 def setup(
@@ -242,6 +260,20 @@ def solve(
     batches: MicroBatches | None = None,
 ) -> Tensor:
     """The restored clip, (T, 3, H, W) in [-1, 1]. data_step: the problem's own if none is given."""
+    lifted = problem.lifted
+    whole = Section(range(len(lifted)), lambda: lifted, data_step or problem.data_step())
+    return next(solve_sections(prior, problem, [whole], settings, watch, batches))
+
+
+def solve_sections(
+    prior: DiffusersPrior,
+    problem: Problem,
+    sections: Sequence[Section],
+    settings: SolverSettings,
+    watch: Watch = nobody,
+    batches: MicroBatches | None = None,
+) -> Iterator[Tensor]:
+    """Each section of a clip restored, (T, 3, H, W) in [-1, 1]. problem: that of any, which says how to sample."""
     generator = torch.Generator().manual_seed(settings.seed)
     prior = prior.prompted(settings.prompt, settings.guidance)
     if problem.published:
@@ -249,5 +281,5 @@ def solve(
     shown: Prior = Tiled(prior, problem.tiling) if len(problem.tiling) > 1 else prior
     if problem.halved:
         shown = Halved(shown)
-    step = data_step or problem.data_step()
-    return restore(shown, problem.lifted, step, problem.sampling, generator, watch, batches).clamp(-1, 1)
+    for x in restored(shown, sections, problem.sampling, generator, watch, batches):
+        yield x.clamp(-1, 1)

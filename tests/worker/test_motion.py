@@ -14,6 +14,7 @@ from tests.worker.test_pipeline import Follower
 from worker.demo import SAMPLE
 from worker.encode import write_clip
 from worker.frame_report import FrameReport
+from worker.lane import Lane
 from worker.measures import psnr
 from worker.outcome import Outcome
 from worker.pipeline import Pipeline
@@ -207,15 +208,17 @@ def test_every_frame_is_told_of_and_nothing_that_json_cannot_hold(prior: Diffuse
 
 def test_a_report_of_frames_without_motion_has_none() -> None:
     report = FrameReport()
-    for _ in range(3):
-        report.shown(torch.rand(3, 8, 8))
+    with Lane() as aside:
+        for _ in range(3):
+            report.shown(torch.rand(3, 8, 8), aside)
     assert report.values()["warp_error"] == [None, None]
 
 
 def test_large_frames_are_told_of_at_half_their_size() -> None:
     x = torch.nn.functional.interpolate(pan(1, 2), scale_factor=8.0, mode="bilinear")
     report = FrameReport()
-    for frame in x:
-        report.shown(frame)
+    with Lane(2) as aside:
+        for frame in x:
+            report.shown(frame, aside)
     (error,) = report.values()["warp_error"]
     assert error is not None and error < 0.02

@@ -18,7 +18,9 @@ gradients, with K = N = I.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -26,6 +28,7 @@ from torch import Tensor
 
 from worker.solver.closed_form import Gram, Rho
 from worker.solver.operators import Chain, Operator
+from worker.solver.placed import placed
 from worker.solver.schedule import Schedule
 
 # Rows: brightness, red - blue, green - magenta. Orthonormal, so that white noise stays white.
@@ -33,6 +36,7 @@ OPPONENT = torch.tensor(
     [[1 / 3**0.5, 1 / 3**0.5, 1 / 3**0.5], [1 / 2**0.5, 0, -1 / 2**0.5], [-1 / 6**0.5, 2 / 6**0.5, -1 / 6**0.5]],
     dtype=torch.float64,
 )
+RGB, BRIGHTNESS = OPPONENT.T, OPPONENT[:1]
 
 EIGENVALUE_BINS = 181  # twenty to a decade
 LEAST_ERROR = 1e-4  # of pixels in [-1, 1]
@@ -80,73 +84,88 @@ class Trust:
 class Proximal:
     """The data step of a measurement y, (T', 3, H', W') in [-1, 1], at any timestep of a schedule.
 
-    gram: from `closed_form`; None runs conjugate gradients, with r_t at its most. rho: what it has been, step by step.
-    iterations, unsolved: how many of those each step took, and what was left of the residual that they start from.
+    y may also be what gives it, at each step anew. gram: from `closed_form`; None runs conjugate gradients, with r_t at
+    its most, and they ask the device how far they are. iterations, unsolved: how many of those each step took, and what
+    was left of the residual that they start from.
     """
 
-    def __init__(self, operator: Chain, gram: Gram | None, y: Tensor, schedule: Schedule, trust: Trust) -> None:
+    def __init__(
+        self, operator: Chain, gram: Gram | None, y: Tensor | Callable[[], Tensor], schedule: Schedule, trust: Trust
+    ) -> None:
         self.operator, self.gram, self.schedule, self.trust = operator, gram, schedule, trust
-        self.rho: list[float] = []
+        self._rhos: list[float | Tensor] = []
         self.iterations: list[int] = []
         self.unsolved: list[float] = []
-        self._weights = y.new_tensor([1, trust.chroma, trust.chroma]).view(3, 1, 1)
-        self._y = mix_channels(OPPONENT, y)
+        self._y = mix_channels(OPPONENT, y) if isinstance(y, Tensor) else y
+
+    @property
+    def rho(self) -> list[float]:
+        """What it has been, step by step."""
+        return [float(rho) for rho in self._rhos]
 
     def __call__(self, x0: Tensor, t: int) -> Tensor:
         """Fit the estimate x0 (T, 3, H, W) made at timestep t to the measurement."""
         x0 = mix_channels(OPPONENT, x0)
-        residual, error = self._y - self.operator.A(x0), self.trust.error(self.schedule, t)
+        y = self._y if isinstance(self._y, Tensor) else mix_channels(OPPONENT, self._y())
+        residual, error = y - self.operator.A(x0), self.trust.error(self.schedule, t)
+        weights = _weights(self.trust.chroma, x0.dtype, x0.device)
         if self.gram is None:
             rho = self._rho(error)
-            found = conjugate_gradients(self.operator, self.operator.A_adjoint(residual), rho * self._weights)
+            found = conjugate_gradients(self.operator, self.operator.A_adjoint(residual), rho * weights)
             self.iterations.append(found.iterations)
             self.unsolved.append(found.residual)
             off = found.x
         else:
             residual = self.gram.rotate(residual)
+            off_by: float | Tensor = error
             if self.trust.known:  # not all the way, as x0 was fitted to y before and looks nearer than it is
-                likely = min(error, likely_error(self.gram, residual[:, :1], self.trust.noise))
-                error = error ** (1 - TOWARDS_LIKELY) * likely**TOWARDS_LIKELY
-            rho = self._rho(error)
-            off = self.gram.correction(residual, rho * self._weights)
-        return mix_channels(OPPONENT.T, x0 + off)
+                likely = likely_error(self.gram, residual[:, :1], self.trust.noise).clamp_max(error)
+                off_by = error ** (1 - TOWARDS_LIKELY) * likely**TOWARDS_LIKELY
+            rho = self._rho(off_by)
+            off = self.gram.correction(residual, rho * weights)
+        return mix_channels(RGB, x0 + off)
 
-    def _rho(self, error: float) -> float:
-        self.rho.append((self.trust.noise / error) ** 2)
-        return self.rho[-1]
+    def _rho(self, error: float | Tensor) -> float | Tensor:
+        self._rhos.append((self.trust.noise / error) ** 2)
+        return self._rhos[-1]
 
 
-def likely_error(gram: Gram, rotated: Tensor, noise: float) -> float:
+@lru_cache(maxsize=8)
+def _weights(chroma: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor([1, chroma, chroma], dtype=dtype, device=device).view(3, 1, 1)
+
+
+def likely_error(gram: Gram, rotated: Tensor, noise: float) -> Tensor:
     """The r under which a residual is likeliest: the maximum of Whittle's likelihood of N(0, r^2 A K A^T + noise^2 N).
 
-    rotated: y - A x0 in the gram's coordinates. Coefficients of about one eigenvalue are summed up first.
+    rotated: y - A x0 in the gram's coordinates. Coefficients of about one eigenvalue are summed up first. Nobody waits
+    for the device: r stays there.
     """
     return _likeliest(*_by_eigenvalue(gram, rotated), noise)
 
 
 def _by_eigenvalue(gram: Gram, rotated: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Squares of coefficients summed up, how many they are, and their eigenvalue; for each of the bins."""
-    power, count = (torch.zeros(EIGENVALUE_BINS, dtype=torch.float64, device=rotated.device) for _ in range(2))
+    device = rotated.device
+    power, count = (torch.zeros(EIGENVALUE_BINS, dtype=torch.float64, device=device) for _ in range(2))
     for n, frame in enumerate(rotated):
         place = ((gram.eigenvalues(n).double().clamp(1e-9, 1).log() / math.log(1e-9)) * (EIGENVALUE_BINS - 1)).round()
         place = place.long().expand_as(frame).flatten()
         power.index_add_(0, place, frame.double().square().flatten())
         count.index_add_(0, place, torch.ones_like(place, dtype=torch.float64))
-    value = 1e-9 ** (torch.arange(EIGENVALUE_BINS, dtype=torch.float64) / (EIGENVALUE_BINS - 1))
-    return power.cpu(), count.cpu(), value
+    value = 1e-9 ** (torch.arange(EIGENVALUE_BINS, dtype=torch.float64, device=device) / (EIGENVALUE_BINS - 1))
+    return power, count, value
 
 
-def _likeliest(power: Tensor, count: Tensor, value: Tensor, noise: float) -> float:
+def _likeliest(power: Tensor, count: Tensor, value: Tensor, noise: float) -> Tensor:
     """The r under which `power` is likeliest, with `noise` beside it."""
-    low, high = math.log(LEAST_ERROR), 0.0
+    low, high = (power.new_full((), edge) for edge in (math.log(LEAST_ERROR), 0.0))
     for _ in range(20):  # halvings, down to 1e-5 of r
         middle = (low + high) / 2
-        variance = math.exp(2 * middle) * value + noise**2
-        if float(((power - count * variance) * value / variance.square()).sum()) > 0:
-            low = middle
-        else:
-            high = middle
-    return math.exp(high)
+        variance = (2 * middle).exp() * value + noise**2
+        further = ((power - count * variance) * value / variance.square()).sum() > 0
+        low, high = torch.where(further, middle, low), torch.where(further, high, middle)
+    return high.exp()
 
 
 def further_off(gram: Gram, operator: Operator, lifted: Tensor, y: Tensor, noise: float) -> float:
@@ -156,19 +175,19 @@ def further_off(gram: Gram, operator: Operator, lifted: Tensor, y: Tensor, noise
     grows about with the square of that (docs/decisions.md). noise: standard deviation of that of y, on its scale, or
     less: what mixing wiped out tells the likeliest.
     """
-    residual = gram.rotate(mix_channels(OPPONENT[:1], y - operator.A(lifted)))
+    residual = gram.rotate(mix_channels(BRIGHTNESS, y - operator.A(lifted)))
     power, count, value = _by_eigenvalue(gram, residual)
     tries = []
     for factor in NOISES:
         error = _likeliest(power, count, value, factor * noise)
         variance = error**2 * value + (factor * noise) ** 2
-        tries.append((-float((count * variance.log() + power / variance).sum()), error))
+        tries.append((-float((count * variance.log() + power / variance).sum()), float(error)))
     return min(FURTHEST, max(1.0, max(tries)[1] / USUAL) ** 2)
 
 
 def mix_channels(matrix: Tensor, x: Tensor) -> Tensor:
     """(T, C, H, W) -> (T, C', H, W): the same matrix (C', C) for every pixel."""
-    return torch.einsum("ij,tjhw->tihw", matrix.to(x), x)
+    return torch.einsum("ij,tjhw->tihw", placed(matrix, x), x)
 
 
 class Solution(NamedTuple):

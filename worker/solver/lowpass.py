@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=32)  # two for each step of a clip, and those of its blur
 def gaussian_matrix(size: int, sigma: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     """(size, size) matrix that convolves a line with a Gaussian cut at 5 sigma.
 

@@ -3,6 +3,7 @@
 import hashlib
 import re
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,7 @@ class DiffusersPrior:
         count = len(z)
         beside = None
         if prompt.pooled is not None:
-            time_ids = torch.tensor([self._time_ids(z)], dtype=self.unet.dtype, device=self.device)
+            time_ids = _row(tuple(self._time_ids(z)), self.unet.dtype, self.device)
             beside = {"text_embeds": prompt.pooled.expand(count, -1), "time_ids": time_ids.expand(count, -1)}
         out = self.unet(
             z.to(self.unet.dtype).contiguous(memory_format=torch.channels_last),
@@ -253,6 +254,12 @@ def posterior_mode(encoded: BaseOutput) -> Tensor:
         case _:
             z = encoded.latent_dist.mode()
     return z
+
+
+@lru_cache(maxsize=64)
+def _row(numbers: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(1, N)."""
+    return torch.tensor([numbers], dtype=dtype, device=device)
 
 
 def at_least_float32(x: Tensor) -> Tensor:

@@ -6,10 +6,10 @@ noise (pseudo-batch consistent sampling), and are fitted to the measurement toge
 docs/algorithm.md maps each equation to its line, and lists where this departs from the published code.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, Protocol, get_args
+from typing import Literal, NamedTuple, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch import Tensor
 from worker.solver.batches import MicroBatches
 from worker.solver.lowpass import gaussian_lowpass
 from worker.solver.schedule import Schedule
+from worker.solver.segments import crossfade
 
 MICRO_BATCH = 4
 Stage = Literal["invert", "denoise", "vae_decode", "data_step", "vae_encode"]
@@ -66,12 +67,16 @@ def straight_inversion(prior: Prior, z: Tensor, schedule: Schedule, watch: Watch
 
 def shared_noise(z: Tensor, generator: torch.Generator) -> Tensor:
     """One sample of standard normal noise for all frames, (1, C, h, w); drawn on the CPU, typed and placed like z."""
-    return torch.randn(z[:1].shape, generator=generator).to(z)
+    return _drawn(z[:1], generator)
 
 
 def own_noise(z: Tensor, generator: torch.Generator) -> Tensor:
     """A sample for each frame, (T, C, h, w): what the paper compares with."""
-    return torch.randn(z.shape, generator=generator).to(z)
+    return _drawn(z, generator)
+
+
+def _drawn(z: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(z.shape, generator=generator, pin_memory=z.is_cuda).to(z, non_blocking=True)
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,18 @@ class Sampling:
         return min(1, steps) if self.inversion is straight_inversion else steps
 
 
-@torch.inference_mode()
+class Section(NamedTuple):
+    """Frames of a clip that are fitted to their measurement together; the next section may begin with some of them.
+
+    frames: their numbers. lifted: gives (T, 3, H, W) in [-1, 1], the measurement on the grid of the clip.
+    data_step(x0, t): fits all of them, as estimated at timestep t, to the measurement.
+    """
+
+    frames: range
+    lifted: Callable[[], Tensor]
+    data_step: DataStep
+
+
 def restore(
     prior: Prior,
     lifted: Tensor,
@@ -112,41 +128,75 @@ def restore(
     watch: Watch = nobody,
     batches: MicroBatches | None = None,
 ) -> Tensor:
-    """Solve y = A x + noise for the clip x.
+    """Solve y = A x + noise for a clip x, (T, 3, H, W), that is one section; arguments and result as of `restored`."""
+    whole = Section(range(len(lifted)), lambda: lifted, data_step)
+    return next(restored(prior, [whole], sampling, generator, watch, batches))
 
-    lifted: (T, 3, H, W) in [-1, 1], the measurement on the grid of x. data_step(x0, t): fits all frames of the estimate
-    x0 made at timestep t to the measurement. generator: on the CPU, so that a seed means the same on every device.
-    watch(stage, frames): called after each piece of work; what it raises ends the run. batches: how many frames go
-    through the prior at a time; MICRO_BATCH, where it is not given.
 
-    Returns (T, 3, H, W), not clamped.
+@torch.inference_mode()
+def restored(
+    prior: Prior,
+    sections: Sequence[Section],
+    sampling: Sampling,
+    generator: torch.Generator,
+    watch: Watch = nobody,
+    batches: MicroBatches | None = None,
+) -> Iterator[Tensor]:
+    """Solve y = A x + noise for a clip x, with the latents of all its frames but pixels of only one section in memory.
+
+    generator: on the CPU, so that a seed means the same on every device. watch(stage, frames): called after each piece
+    of work; what it raises ends the run. batches: how many frames go through the prior at a time; MICRO_BATCH, where it
+    is not given.
+
+    Yields each section, (T, 3, H, W), not clamped; frames that the one before has, too, go over from that to this one.
     """
     schedule = sampling.schedule
     stages = Stages(prior, schedule, watch, batches or MicroBatches(MICRO_BATCH))
-    z = initial_latents(stages, lifted, sampling, generator)
-    x = torch.empty_like(lifted)
+    z, frame = initial_latents(stages, sections, sampling, generator)
 
     for index, t in enumerate(schedule.timesteps):
         # Denoise every frame on its own.
         z0, eps = stages.denoised(z, t)
-        stages.decode(z0, x)
 
-        t_next = schedule.next(index)
-        if t_next is None and sampling.final == "prior":
-            break
+        # Fresh noise is shared by all frames, which keeps them consistent.
+        if t_next := schedule.next(index):
+            fresh = sampling.fresh(z, generator).expand_as(z)
+            eps = sampling.eta * fresh + (1 - sampling.eta**2) ** 0.5 * eps
 
-        # Fit all frames together to the measurement, then smooth what it cannot tell.
-        x = data_step(x, t)
-        stages.smooth(x, sampling.smooth, sampling.lowpass * schedule.noise(t))
-        watch("data_step", len(x))
-        if t_next is None:
-            break
+        decoded = fitted = frame[:0]  # of frames that the section before has, too
+        for section, new, done in in_turn(sections):
+            x = frame.new_empty(len(section.frames), *frame.shape[1:])
+            x[: len(decoded)] = decoded
+            stages.decode(z0[new], x[len(decoded) :])
+            own = done.stop - done.start
+            decoded = x[own:].clone()
 
-        # Renoise. Fresh noise is shared by all frames, which keeps them consistent.
-        fresh = sampling.fresh(z, generator).expand_as(z)
-        mixed = sampling.eta * fresh + (1 - sampling.eta**2) ** 0.5 * eps
-        z = stages.renoised(x, mixed, t_next)
-    return x
+            # Fit all frames together to the measurement, then smooth what it cannot tell.
+            if t_next or sampling.final == "data":
+                x = section.data_step(x, t)
+                stages.smooth(x, sampling.smooth, sampling.lowpass * schedule.noise(t))
+                watch("data_step", new.stop - new.start)
+            x[: len(fitted)] = crossfade(fitted, x[: len(fitted)])
+            fitted = x[own:].clone()
+
+            # Renoise.
+            if t_next:
+                z[done] = stages.renoised(x[:own], eps[done], t_next)
+            else:
+                yield x
+
+
+def in_turn(sections: Sequence[Section]) -> Iterator[tuple[Section, slice, slice]]:
+    """Each section, its frames that no earlier one has, and those that no later one has."""
+    first = stop = sections[0].frames.start
+    starts = [section.frames.start for section in sections[1:]] + [sections[-1].frames.stop]
+    for section, end in zip(sections, starts, strict=True):
+        yield (
+            section,
+            slice(stop - first, section.frames.stop - first),
+            slice(section.frames.start - first, end - first),
+        )
+        stop = section.frames.stop
 
 
 @dataclass(frozen=True)
@@ -198,30 +248,44 @@ class Stages:
         self.batches.over(len(x), work)
         return z
 
-    def inverted(self, x: Tensor, inversion: Inversion | None) -> Tensor:
-        """Latents of frames, (T, C, h, w), at the first timestep if an inversion takes them there."""
-        encoded: list[Tensor] = []
-
-        def encode(part: slice) -> None:
-            encoded.append(self.prior.encode(x[part]))
-            self.watch("invert", 0)  # no step of it yet, but a sign of life
-
-        self.batches.over(len(x), encode)
-        z = torch.cat(encoded)
+    def encoded(self, x: Tensor) -> Tensor:
+        """Latents of the frames x, (T, C, h, w)."""
+        found: list[Tensor] = []
 
         def work(part: slice) -> None:
-            if inversion:
-                z[part] = inversion(self.prior, z[part], self.schedule, self.watch)
+            found.append(self.prior.encode(x[part]))
+            self.watch("invert", 0)  # no step of it yet, but a sign of life
+
+        self.batches.over(len(x), work)
+        return torch.cat(found)
+
+    def invert(self, z: Tensor, inversion: Inversion) -> None:
+        """Take latents to the first timestep, where they are."""
+
+        def work(part: slice) -> None:
+            z[part] = inversion(self.prior, z[part], self.schedule, self.watch)
 
         self.batches.over(len(z), work)
-        return z
 
 
-def initial_latents(stages: Stages, lifted: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
-    """Latents (T, C, h, w) at the first timestep."""
-    schedule, first = sampling.schedule, sampling.schedule.timesteps[0]
-    source = lifted[:1] if sampling.init == "first_frame" else lifted
+def initial_latents(
+    stages: Stages, sections: Sequence[Section], sampling: Sampling, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Latents of all frames, (T, C, h, w), at the first timestep; and a frame, (1, 3, H, W)."""
+    found: list[Tensor] = []
+    frames: list[int] = []
+    for section, new, done in in_turn(sections):  # what two sections share is halved between them
+        start, stop = ((one + other) // 2 for one, other in ((new.start, done.start), (new.stop, done.stop)))
+        before = start - done.start
+        lifted = section.lifted()[before : before + stop - start]
+        found.append(stages.encoded(lifted[:1] if sampling.init == "first_frame" else lifted))
+        frames.append(stop - start)
+    z, first = torch.cat(found), sampling.schedule.timesteps[0]
     if sampling.init == "random":
-        z = stages.inverted(source, None)
-        return schedule.signal(first) * z + schedule.noise(first) * sampling.fresh(z, generator)
-    return stages.inverted(source, sampling.inversion).expand(len(lifted), -1, -1, -1).clone()
+        fresh = sampling.fresh(z, generator)
+        z = sampling.schedule.signal(first) * z + sampling.schedule.noise(first) * fresh
+    else:
+        stages.invert(z, sampling.inversion)
+    if sampling.init == "first_frame":
+        z = z.repeat_interleave(torch.tensor(frames, device=z.device), 0)
+    return z, lifted[:1].clone()

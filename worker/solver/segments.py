@@ -102,6 +102,17 @@ class Timeline:
         return Chain(chain[::-1])
 
 
+def runs(parts: Sequence[Part], length: int) -> list[list[Part]]:
+    """Neighbours that share frames, together as long as they have at most `length` true frames; others alone."""
+    found = [[parts[0]]]
+    for before, part in pairwise(parts):
+        if part.true.start < before.true.stop and part.true.stop - found[-1][0].true.start <= length:
+            found[-1].append(part)
+        else:
+            found.append([part])
+    return found
+
+
 def without_mixing(operators: Chain, part: Part, frames: Collection[int]) -> Chain:
     """A part's operators where these of its measured frames (counted in it) tell of their own true frame alone."""
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from worker.solver.operators import Shape
+from worker.solver.placed import placed
 
 Boundary = Literal["replicate", "circular", "valid"]
 
@@ -99,10 +100,10 @@ class FrameMix:
         return self.weights.to(device, dtype)
 
     def A(self, x: Tensor) -> Tensor:
-        return mix_frames(self.weights.to(x), x)
+        return mix_frames(placed(self.weights, x), x)
 
     def A_adjoint(self, y: Tensor) -> Tensor:
-        return mix_frames(self.weights.T.to(y), y)
+        return mix_frames(placed(self.weights, y).T, y)
 
     def lift(self, y: Tensor) -> Tensor:
         return y[self.nearest.to(y.device)]

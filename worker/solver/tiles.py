@@ -8,12 +8,14 @@ decoding alike. All else in the loop, the data step before all, sees whole frame
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain, pairwise, product
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from worker.solver.placed import placed
 from worker.solver.restore import Prior
 
 OVERLAP = 1 / 4  # of a tile, at least
@@ -76,7 +78,8 @@ class Tiling:
         for top, left in product(self.tops, self.lefts):
             yield Place(slice(top, top + h), slice(left, left + w))
 
-    def weights(self, scale: int) -> Iterator[tuple[Tensor, Tensor]]:
+    @lru_cache(maxsize=8)  # noqa: B019  a tiling is a few numbers
+    def weights(self, scale: int) -> list[tuple[Tensor, Tensor]]:
         """How much each tile counts: its rows (h, 1) and columns (w,), in units of `scale` pixels; float64.
 
         They are raised cosines across the overlaps. At every place of the frame, their products sum to one.
@@ -85,7 +88,8 @@ class Tiling:
             _profiles([start // scale for start in starts], side // scale)
             for starts, side in zip((self.tops, self.lefts), self.tile, strict=True)
         )
-        return ((rows[:, None], columns) for rows, columns in product(down, across))
+        down = [rows[:, None] for rows in down]
+        return list(product(down, across))
 
     def settings(self) -> dict[str, Any]:
         """What the manifest says of them; the overlap is the least there is, width before height as everywhere."""
@@ -178,5 +182,5 @@ class Tiled:
         places = zip(self.tiling, self.tiling.weights(scale), strict=True)
         for tile, (place, (down, across)) in zip(chain([first], tiles), places, strict=True):
             rows, columns = place.at(scale)
-            whole[..., rows, columns] += tile * down.to(tile) * across.to(tile)
+            whole[..., rows, columns] += tile * placed(down, tile) * placed(across, tile)
         return whole

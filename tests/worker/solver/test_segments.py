@@ -9,7 +9,7 @@ from torch import Tensor
 from worker.solver.closed_form import closed_form
 from worker.solver.data_step import data_step
 from worker.solver.operators import Chain, Mask, Operator
-from worker.solver.segments import Timeline, crossfade
+from worker.solver.segments import Timeline, crossfade, runs
 from worker.solver.spatial import Downsample, GaussianBlur
 from worker.solver.temporal import TemporalAverage, TemporalDownsample
 
@@ -119,3 +119,19 @@ def test_parts_come_to_what_the_whole_comes_to() -> None:
 def test_a_crossfade_leans_to_the_part_that_knows_more() -> None:
     faded = crossfade(torch.zeros(3, 1, 1, 1), torch.ones(3, 1, 1, 1))
     assert faded.flatten().tolist() == [0.25, 0.5, 0.75]
+
+
+def test_parts_that_share_frames_go_together_up_to_a_length() -> None:
+    parts = Timeline([TemporalAverage(7)], 120).parts(25)
+    assert len(parts) == 9
+    together = runs(parts, 100)
+    assert [part for run in together for part in run] == parts
+    spans = [run[-1].true.stop - run[0].true.start for run in together]
+    assert len(together) == 2 and max(spans) <= 100
+    assert spans[0] + len(parts[len(together[0])].true) > 100  # no more would have fitted
+    assert [len(run) for run in runs(parts, 0)] == [1] * 9
+
+
+def test_parts_that_share_nothing_stay_alone() -> None:
+    parts = Timeline([GaussianBlur(1.0)], 120).parts(25)
+    assert [len(run) for run in runs(parts, 1000)] == [1] * len(parts)
