@@ -79,5 +79,6 @@ def _pass(
     size = choose(prior, prior.device, height, width, frames, micro_batch, budget).size
     x = torch.zeros(frames, 3, height, width, device=prior.device)
     stages = Stages(prior, Schedule(prior.abar, (1,)), nobody, MicroBatches(size))
-    z, _ = stages.denoised(stages.encoded(x), 1)
+    z = stages.encoded(x)
+    stages.denoise(z, 1)
     stages.decode(z, x)

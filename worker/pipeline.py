@@ -37,7 +37,7 @@ from worker.source import Source
 from worker.timing import restored_times
 from worker.video import ClipInfo, clip_info
 
-RUN = 8  # parts that frames are latents of at a time: of a window of 7 then 6% of all are sampled twice
+RUN = 5  # times the frames of a part that are sampled together; after a window of 7 a tenth of a long clip twice then
 
 
 class Follower(Protocol):

@@ -155,19 +155,19 @@ def restored(
     z, frame = initial_latents(stages, sections, sampling, generator)
 
     for index, t in enumerate(schedule.timesteps):
-        # Denoise every frame on its own.
-        z0, eps = stages.denoised(z, t)
+        # Denoise every frame on its own; from here on z is what they would be without noise.
+        eps = stages.denoise(z, t)
 
         # Fresh noise is shared by all frames, which keeps them consistent.
         if t_next := schedule.next(index):
-            fresh = sampling.fresh(z, generator).expand_as(z)
-            eps = sampling.eta * fresh + (1 - sampling.eta**2) ** 0.5 * eps
+            fresh = sampling.fresh(z, generator)
+            eps = eps.mul_((1 - sampling.eta**2) ** 0.5).add_(sampling.eta * fresh)
 
         decoded = fitted = frame[:0]  # of frames that the section before has, too
         for section, new, done in in_turn(sections):
             x = frame.new_empty(len(section.frames), *frame.shape[1:])
             x[: len(decoded)] = decoded
-            stages.decode(z0[new], x[len(decoded) :])
+            stages.decode(z[new], x[len(decoded) :])
             own = done.stop - done.start
             decoded = x[own:].clone()
 
@@ -208,17 +208,17 @@ class Stages:
     watch: Watch
     batches: MicroBatches
 
-    def denoised(self, z: Tensor, t: int) -> tuple[Tensor, Tensor]:
-        """Tweedie's estimate of the clean latents, and the noise they had; (T, C, h, w) each."""
-        z0, eps = torch.empty_like(z), torch.empty_like(z)
+    def denoise(self, z: Tensor, t: int) -> Tensor:
+        """Make of latents Tweedie's estimate of the clean ones, where they are; -> the noise they had, (T, C, h, w)."""
+        eps = torch.empty_like(z)
 
         def work(part: slice) -> None:
             guided, eps[part] = self.prior.predict_noise(z[part], t)
-            z0[part] = (z[part] - self.schedule.noise(t) * guided) / self.schedule.signal(t)
+            z[part] = (z[part] - self.schedule.noise(t) * guided) / self.schedule.signal(t)
             self.watch("denoise", len(guided))
 
         self.batches.over(len(z), work)
-        return z0, eps
+        return eps
 
     def decode(self, z0: Tensor, x: Tensor) -> None:
         """Write what latents show into the clip x."""
