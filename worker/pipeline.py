@@ -37,7 +37,7 @@ from worker.source import Source
 from worker.timing import restored_times
 from worker.video import ClipInfo, clip_info
 
-RUN = 5  # times the frames of a part that are sampled together; after a window of 7 a tenth of a long clip twice then
+RUN = 3  # times the frames of a part that are sampled together; after a window of 7 a fifth of a long clip twice then
 
 
 class Follower(Protocol):
@@ -257,8 +257,13 @@ class Pipeline:
                 posed.append(self._posed(scene, timeline, run[n], posed[-1].problem.noise, hold=False))
             return posed[n]
 
+        def fit(n: int, x: Tensor, t: int) -> Tensor:
+            fitted = nth(n).data_step(x, t)
+            give_back()
+            return fitted
+
         def section(n: int) -> Section:
-            return Section(run[n].true, lambda: nth(n).problem.lifted, lambda x, t: nth(n).data_step(x, t))
+            return Section(run[n].true, lambda: nth(n).problem.lifted, lambda x, t: fit(n, x, t))
 
         first, settings, batches = posed[0].problem, self.wanted.solver, self._batches(posed[0])
         sections = [section(n) for n in range(len(run))]
