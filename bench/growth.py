@@ -13,16 +13,13 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from memory import Nobody
+from memory import Nobody, pipeline
 from speed import moving
 
 from app.degradations import Task
 from app.restoration import Restoration
-from app.settings import Settings
 from worker.demo import SAMPLE, degrade
 from worker.encode import write_clip
-from worker.pipeline import Pipeline
-from worker.scenes import scan
 from worker.solver.prior import DiffusersPrior, load_prior
 from worker.video import read_clip
 
@@ -38,7 +35,7 @@ class Counting(Nobody):
 
 def row(prior: DiffusersPrior, task: Task, frames: int, height: int, width: int, rounds: int) -> list[str]:
     """Cells for one clip."""
-    sample, settings = read_clip(SAMPLE, 2), Settings()
+    sample = read_clip(SAMPLE, 2)
     step = sample.pts[1] - sample.pts[0]
     with TemporaryDirectory() as scratch:
         directory = Path(scratch)
@@ -50,18 +47,7 @@ def row(prior: DiffusersPrior, task: Task, frames: int, height: int, width: int,
             follower, into = Counting(), directory / str(n)
             into.mkdir()
             started = time.monotonic()
-            outcome = Pipeline(
-                prior,
-                Restoration(task=task),
-                degraded,
-                scan(degraded),
-                mask,
-                None,
-                micro_batch=settings.micro_batch,
-                part_frames=settings.part_frames,
-                tile_pixels=settings.tile_pixels,
-                follower=follower,
-            ).run(into)
+            outcome = pipeline(prior, Restoration(task=task), degraded, mask, follower).run(into)
             seconds.append((time.monotonic() - started) / outcome.frames)
     parts = sum(scene["parts"] for scene in outcome.scenes)
     return [task.value, f"{width}x{height}", str(frames), str(parts), str(follower.frames), f"{min(seconds):.3f}"]

@@ -18,9 +18,9 @@ from app.restoration import Restoration
 from app.settings import Settings
 from worker.demo import SAMPLE
 from worker.encode import ClipWriter
-from worker.pipeline import Pipeline
+from worker.pipeline import Follower, Pipeline
 from worker.scenes import scan
-from worker.solver.prior import load_prior
+from worker.solver.prior import DiffusersPrior, load_prior
 from worker.solver.restore import Stage
 from worker.video import read_clip
 
@@ -47,24 +47,30 @@ def make(path: Path, frames: int) -> None:
             writer.add(clip.frames[place], 512 * n)
 
 
+def pipeline(prior: DiffusersPrior, wanted: Restoration, path: Path, mask: Path | None, follower: Follower) -> Pipeline:
+    """As a worker with the settings of the environment would make it."""
+    settings = Settings()
+    return Pipeline(
+        prior,
+        wanted,
+        path,
+        scan(path),
+        mask,
+        None,
+        micro_batch=settings.micro_batch,
+        part_frames=settings.part_frames,
+        tile_pixels=settings.tile_pixels,
+        follower=follower,
+    )
+
+
 def restore(path: Path, directory: Path) -> None:
     """Restore it in this process, and print what that took."""
     wanted = Restoration.model_validate(
         {"degradation": [{"kind": "temporal_average", "window": 3}], "solver": {"steps": 20, "tau": 0.06}}
     )
-    settings, started = Settings(), time.monotonic()
-    outcome = Pipeline(
-        load_prior(),
-        wanted,
-        path,
-        scan(path),
-        None,
-        None,
-        micro_batch=settings.micro_batch,
-        part_frames=settings.part_frames,
-        tile_pixels=settings.tile_pixels,
-        follower=Nobody(),
-    ).run(directory)
+    started = time.monotonic()
+    outcome = pipeline(load_prior(), wanted, path, None, Nobody()).run(directory)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     parts = sum(scene["parts"] for scene in outcome.scenes)
     print(f"| {outcome.frames} | {parts} | {peak:.0f} | {time.monotonic() - started:.0f} |", flush=True)

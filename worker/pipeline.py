@@ -33,21 +33,15 @@ from worker.solver.noise import Noise
 from worker.solver.prior import DiffusersPrior
 from worker.solver.restore import DataStep, Section, Stage
 from worker.solver.segments import Part, Timeline, crossfade, runs, without_mixing
-from worker.source import Source
+from worker.source import Reader, Source
 from worker.timing import restored_times
 from worker.video import ClipInfo, clip_info
 
 RUN = 3  # times the frames of a part that are sampled together; after a window of 7 a fifth of a long clip twice then
 
 
-class Follower(Protocol):
-    """Is told how far the work is; whatever it raises ends it."""
-
-    def check(self) -> None:
-        """Called after every frame that is read or written."""
-
-    def measured(self, stage: str, frames: int) -> None:
-        """So many frames went through a stage since the last call."""
+class Follower(Reader, Protocol):
+    """Is told how far the work is, of writing as of reading; whatever it raises ends it."""
 
     def planned(self, frames: int, steps: int, inversions: int) -> None:
         """The solver will sample so many frames, with so many steps each and before."""
@@ -259,7 +253,8 @@ class Pipeline:
 
         def fit(n: int, x: Tensor, t: int) -> Tensor:
             fitted = nth(n).data_step(x, t)
-            give_back()
+            if len(run) > 1:  # parts that stay leave what was freed between them in pieces
+                give_back()
             return fitted
 
         def section(n: int) -> Section:

@@ -67,7 +67,7 @@ class Problem:
         return self.operator.lift(self.y)
 
     def data_step(self, hold: bool = True) -> DataStep:
-        """Fits an estimate to the measurement. hold: that in memory, as the network's numbers, between two steps."""
+        """Fits an estimate to the measurement. hold: keep the measurement ready between two steps."""
         if self.published:
             return published_data_step(self.operator, self.y, PUBLISHED_ITERATIONS)
         y = self.y if hold else lambda: self.y
