@@ -22,7 +22,7 @@ from worker.frame_report import FrameReport
 from worker.lagging import Lagging
 from worker.lane import Lane
 from worker.learned import Learned
-from worker.memory import give_back
+from worker.memory import give_back, keep_little
 from worker.micro_batch import Choice, choose, told
 from worker.outcome import Outcome
 from worker.scenes import Scan
@@ -108,6 +108,7 @@ class Pipeline:
 
     def run(self, directory: Path) -> Outcome:
         """Write output, preview and comparison into the directory. Raises NotFinite where the prior fails."""
+        keep_little()
         seen = self.seen
         scenes = seen.scenes if self._may_cut() else [range(len(seen.pts))]
         timelines = [Timeline(self.setup.operator.operators, self._true_frames(len(scene))) for scene in scenes]
@@ -245,6 +246,7 @@ class Pipeline:
     ) -> Iterator[tuple[Posed, Tensor]]:
         """The parts of a run and their true frames, (T, 3, H, W) in [-1, 1]; each is read once the loop takes it up."""
         posed = [self._posed(scene, timeline, run[0], noise, hold=len(run) == 1)]
+        stay = len(run) > 1 and self.prior.device.type == "cpu"  # between them, what is freed is left in pieces
 
         def nth(n: int) -> Posed:
             if n == len(posed):
@@ -252,8 +254,11 @@ class Pipeline:
             return posed[n]
 
         def fit(n: int, x: Tensor, t: int) -> Tensor:
-            fitted = nth(n).data_step(x, t)
-            if len(run) > 1:  # parts that stay leave what was freed between them in pieces
+            one = nth(n)
+            if stay:
+                give_back()
+            fitted = one.data_step(x, t)
+            if stay:
                 give_back()
             return fitted
 

@@ -108,6 +108,7 @@ class Proximal:
         x0 = mix_channels(OPPONENT, x0)
         y = self._y if isinstance(self._y, Tensor) else mix_channels(OPPONENT, self._y())
         residual, error = y - self.operator.A(x0), self.trust.error(self.schedule, t)
+        del y  # a clip's worth of memory
         weights = _weights(self.trust.chroma, x0.dtype, x0.device)
         if self.gram is None:
             rho = self._rho(error)
@@ -123,7 +124,7 @@ class Proximal:
                 off_by = error ** (1 - TOWARDS_LIKELY) * likely**TOWARDS_LIKELY
             rho = self._rho(off_by)
             off = self.gram.correction(residual, rho * weights)
-        return mix_channels(RGB, x0 + off)
+        return mix_channels(RGB, x0.add_(off))
 
     def _rho(self, error: float | Tensor) -> float | Tensor:
         self._rhos.append((self.trust.noise / error) ** 2)
