@@ -59,7 +59,7 @@ class FrameReport:
         """The next restored frame, (3, H, W), in the host's memory. aside: where its motion is looked for."""
         if self._any:
             self._warp_errors.append(None if self._last is None else aside.put(_error, self._last, frame))
-        self._last, self._any = frame, True
+        self._last, self._any = frame.clone(), True  # a view would hold all of its part
 
     def means(self) -> tuple[float, float, float]:
         """RMS over all parts: noise, residual, residual at the start."""
@@ -69,7 +69,7 @@ class FrameReport:
     def values(self) -> dict[str, list[Any]]:
         """All there is to tell, ready for JSON.
 
-        residual, residual_before: for each measured frame; of two parts that tell of it, the later one's. warp_error:
+        residual, residual_before: for each measured frame. warp_error:
         for each pair of restored frames, along their own motion; None across cuts and where no motion is found.
         temporal_dropped: numbers of measured frames.
         """

@@ -126,20 +126,20 @@ class Pipeline:
                 if self._comparison:
                     self._comparison.cut()
                 for shown in self._solved(outcome, scene, timeline, plan):
+                    restored, lifted = _kept(shown.restored), _kept(shown.lifted)
                     for n in range(len(shown.restored)):
                         timestamp = times[shown.first + n]
                         if timestamp is None:
                             continue
-                        restored, lifted = _kept(shown.restored[n]), _kept(shown.lifted[n])
-                        results.add(restored, lifted, timestamp)
-                        self._report.shown(restored, aside)
+                        results.add(restored[n], lifted[n], timestamp)
+                        self._report.shown(restored[n], aside)
                         outcome.frames += 1
                         if self._comparison and shown.truth is not None:
                             self._comparison.add(shown.restored[n], shown.lifted[n], shown.truth[n])
                         self.follower.check()
                     self.follower.measured("encode", len(shown.restored))
                     outcome.height, outcome.width = shown.restored.shape[-2:]
-                    del shown  # its frames are views of a whole part, and the next one is about to be solved
+                    del shown, restored, lifted  # of a whole part, and the next one is about to be solved
         self.follower.measured("encode", 0)  # the rest of it, which had nothing beside it
         small = None if self.prior.bundled else too_small_for_sdxl(outcome.width, outcome.height)
         window = next((step.window for step in self.stated if isinstance(step, TemporalAverage)), 0)
@@ -192,23 +192,24 @@ class Pipeline:
     def _solved(self, outcome: Outcome, scene: range, timeline: Timeline, plan: list[list[Part]]) -> Iterator[Shown]:
         """The true frames of a scene, in order, where parts overlap cross-faded."""
         parts = [part for run in plan for part in run]
-        ends = iter([part.true.start for part in parts[1:]] + [parts[-1].true.stop])
+        end = Part(*(range(count, count) for count in (timeline.measured, timeline.frames)))
+        later = iter([*parts[1:], end])
         noise = None if self.wanted.noise_sigma is None else stated_noise(self.wanted.noise_sigma)
         held: tuple[Tensor, Tensor] | None = None
         for run in plan:
             for one, x in self._solve(scene, timeline, run, noise):
-                if not x.isfinite().all():
+                if x.sum().isnan():  # a clamped clip has nothing else that is not finite
                     raise NotFinite
-                lifted = one.problem.lifted
-                self._explained(scene, one, x, lifted)
+                then, lifted = next(later), one.problem.lifted
+                self._explained(scene, one, x, lifted, then.measured.start - one.part.measured.start)
                 outcome.settings = outcome.settings or one.problem.settings(one.data_step)
-                restored, lifted = ((z.clamp(-1, 1) + 1) / 2 for z in (x, lifted))
+                restored, lifted = (z.clamp_(-1, 1).add_(1).div_(2) for z in (x, lifted))
                 if held is not None:
                     both = len(held[0])
                     if one.part is run[0]:  # of two parts of a run the loop has seen to it
                         restored[:both] = crossfade(held[0], restored[:both])
                     lifted[:both] = crossfade(held[1], lifted[:both])
-                now = next(ends) - one.part.true.start
+                now = then.true.start - one.part.true.start
                 truth = None if one.truth is None else one.truth[:now]
                 yield Shown(one.part.true.start, restored[:now], lifted[:now], truth)
                 held = (restored[now:].clone(), lifted[now:].clone())  # views would hold the whole part
@@ -226,9 +227,9 @@ class Pipeline:
         problem = self._fitting(problem, scene, timeline, part)
         return Posed(part, problem, problem.data_step(hold), truth)
 
-    def _explained(self, scene: range, one: Posed, x: Tensor, lifted: Tensor) -> None:
-        """Report how well a part explains its measured frames."""
-        after, before = one.problem.residuals(x), one.problem.residuals(lifted)
+    def _explained(self, scene: range, one: Posed, x: Tensor, lifted: Tensor, frames: int) -> None:
+        """Report how well a part explains its measured frames, so many of which no later part has."""
+        after, before = (one.problem.residuals(z, frames) for z in (x, lifted))
         values = one.problem.measured[0].numel()
         self._report.explained(scene.start + one.part.measured.start, after, before, one.problem.noise, values)
         self._report.fitted(getattr(one.data_step, "unsolved", []))
@@ -284,6 +285,6 @@ class Pipeline:
         return problem.degraded_by(without_mixing(problem.operator, part, odd)) if odd else problem
 
 
-def _kept(frame: Tensor) -> Tensor:
-    """A copy in the host's memory, as a view would hold all of its part; within an eighth of a level of 255."""
-    return frame.to("cpu", torch.float16, copy=True)
+def _kept(frames: Tensor) -> Tensor:
+    """A copy in the host's memory, within an eighth of a level of 255."""
+    return frames.to("cpu", torch.float16, copy=True)

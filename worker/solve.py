@@ -23,6 +23,7 @@ from worker.solver.prior import DiffusersPrior
 from worker.solver.published import published_data_step, published_operators, published_sampling
 from worker.solver.restore import DataStep, Prior, Sampling, Section, Watch, nobody, restored, straight_inversion
 from worker.solver.schedule import Schedule
+from worker.solver.segments import beginning
 from worker.solver.spatial import Convolution, Downsample, GaussianBlur
 from worker.solver.temporal import TemporalAverage, TemporalDownsample
 from worker.solver.tiles import Tiled, Tiling
@@ -57,9 +58,9 @@ class Problem:
     @property
     def y(self) -> Tensor:
         """The measurement, (T', 3, H', W')."""
-        y = 2 * self.measured.to(self.device, non_blocking=True).float() - 1
+        y = self.measured.to(self.device, torch.float32, non_blocking=True, copy=True).mul_(2).sub_(1)
         known = mask_of_last(self.operator)
-        return y if known is None else y * known  # whatever the file holds where pixels are lost is no measurement
+        return y if known is None else y.mul_(known)  # whatever the file holds where pixels are lost is no measurement
 
     @property
     def lifted(self) -> Tensor:
@@ -103,10 +104,15 @@ class Problem:
         gram = _remembering(closed_form(operator, y), operator, y, self.noise)
         return replace(self, operator=operator, gram=gram)
 
-    def residuals(self, x: Tensor) -> list[float]:
-        """RMS of y - A x for each measured frame, in pixels of [0, 1]."""
-        off = (self.y - self.operator.A(x)).square().mean((1, 2, 3)).sqrt() / 2
-        return [float(one) for one in off]
+    def residuals(self, x: Tensor, frames: int | None = None) -> list[float]:
+        """RMS of y - A x for each measured frame, or the first so many of them, in pixels of [0, 1]."""
+        y, operator = self.y[:frames], self.operator
+        if len(y) < len(self.measured):
+            operator, taken = beginning(operator, len(y))
+            x = x[:taken]
+        off = y.sub_(operator.A(x))
+        rms = torch.linalg.vector_norm(off, dim=(1, 2, 3)) / sqrt(off[0].numel()) / 2
+        return [float(one) for one in rms.tolist()]
 
     def residual(self, x: Tensor) -> float:
         """RMS of y - A x, in pixels of [0, 1]."""

@@ -128,6 +128,20 @@ def without_mixing(operators: Chain, part: Part, frames: Collection[int]) -> Cha
     return Chain([one(operator) for operator in operators.operators])
 
 
+def beginning(operators: Chain, measured: int) -> tuple[Chain, int]:
+    """A part's operators as they give its first `measured` frames alone, and how many of its true frames that takes."""
+    chain: list[Operator] = []
+    for operator in reversed(operators.operators):
+        if isinstance(operator, FrameMix):
+            rows = operator.weights[:measured]
+            measured = _around([_support(row) for row in rows]).stop
+            operator = FrameMix(rows[:, :measured], operator.nearest[:measured].clamp_max(len(rows) - 1))
+        elif isinstance(operator, Mask) and len(operator.known) > 1:
+            operator = Mask(operator.known[:measured])
+        chain.append(operator)
+    return Chain(chain[::-1]), measured
+
+
 def crossfade(before: Tensor, after: Tensor) -> Tensor:
     """Two results (T, C, H, W) for the same frames: more and more of the second, none of either where it ends."""
     weight = (torch.arange(len(before), device=before.device, dtype=before.dtype) + 1) / (len(before) + 1)

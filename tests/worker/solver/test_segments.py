@@ -9,7 +9,7 @@ from torch import Tensor
 from worker.solver.closed_form import closed_form
 from worker.solver.data_step import data_step
 from worker.solver.operators import Chain, Mask, Operator
-from worker.solver.segments import Timeline, crossfade, runs
+from worker.solver.segments import Timeline, beginning, crossfade, runs
 from worker.solver.spatial import Downsample, GaussianBlur
 from worker.solver.temporal import TemporalAverage, TemporalDownsample
 
@@ -62,6 +62,20 @@ def test_a_part_is_measured_as_it_was_in_the_whole(name: str) -> None:
         reach = 7  # near the ends of a part another frame may be the nearest that is at hand
         inner = slice(reach, len(part_x) - reach)
         torch.testing.assert_close(own.lift(part_y)[inner], whole_lift[inner])
+
+
+@pytest.mark.parametrize("name", [*OPERATORS, "moving mask"])
+def test_the_beginning_of_a_part_is_measured_as_in_all_of_it(name: str) -> None:
+    x = clip()
+    known = (torch.rand(FRAMES, 1, 4, 6, generator=torch.Generator().manual_seed(1)) > 0.5).double()
+    operators = Chain(OPERATORS[name]) if name in OPERATORS else Chain([TemporalAverage(5), Mask(known)])
+    timeline = Timeline(operators.operators, FRAMES)
+    whole = timeline.operators_of(timeline.parts(FRAMES)[0], lambda frames: known[frames.start : frames.stop])
+    y = whole.A(x)
+    for measured in (1, 3, len(y)):
+        first, taken = beginning(whole, measured)
+        torch.testing.assert_close(first.A(x[:taken]), y[:measured], rtol=1e-12, atol=1e-12)
+        assert taken < FRAMES or measured == len(y), "frames that tell nothing of these are left out"
 
 
 def test_a_moving_mask_goes_with_the_frames_it_hides() -> None:
