@@ -8,7 +8,7 @@ from torch import Tensor
 
 from app.restoration import SolverSettings
 from worker.solve import Problem, solve
-from worker.solver.closed_form import dct_matrix
+from worker.solver.dct import dct
 from worker.solver.prior import DiffusersPrior
 
 BINS = 48
@@ -67,7 +67,6 @@ class Radial:
     """Sorts the DCT-II of frames by the length of its frequency."""
 
     def __init__(self, height: int, width: int) -> None:
-        self.rows, self.columns = (dct_matrix(n, torch.float32, torch.device("cpu")) for n in (height, width))
         down, across = torch.arange(height) / (2 * height), torch.arange(width) / (2 * width)
         length = (down[:, None] ** 2 + across**2).sqrt()
         self.bins = (length / 0.5 * BINS).long().flatten()
@@ -78,6 +77,6 @@ class Radial:
 
     def rms(self, x: Tensor) -> list[float]:
         """Of a clip (T, 3, H, W) in [-1, 1]: per coefficient, levels of 255."""
-        power = (self.rows @ x @ self.columns.T).square().mean((0, 1)).flatten()[self.inside]
+        power = dct(x).square().mean((0, 1)).flatten()[self.inside]
         mean = torch.zeros(BINS).index_add_(0, self.bins, power) / self.count
         return [127.5 * value for value in mean.sqrt().tolist()]

@@ -13,11 +13,12 @@ spatial frequency, noise with one for all but a strength for each, as noise of l
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from worker.solver.dct import dct, inverse_dct
 from worker.solver.evidence import autocorrelation
 from worker.solver.operators import Chain, Mask, Operator
 from worker.solver.spatial import Convolution, Downsample, GaussianBlur
@@ -44,19 +45,51 @@ class Octave:
     back: Tensor
 
 
+class Rotation(Protocol):
+    """Q^T, which takes a frame to the coordinates where B B^T is diagonal, the coarsest first."""
+
+    def forth(self, frame: Tensor) -> Tensor:
+        """(C, H', W') -> (C, H', W')."""
+
+    def back(self, frame: Tensor) -> Tensor:
+        """The inverse, which is Q."""
+
+
+class Cosines:
+    """The DCT."""
+
+    def forth(self, frame: Tensor) -> Tensor:
+        return dct(frame)
+
+    def back(self, frame: Tensor) -> Tensor:
+        return inverse_dct(frame)
+
+
+@dataclass(frozen=True)
+class Lines:
+    """A rotation of rows and one of columns, (H', H') and (W', W')."""
+
+    rows: Tensor
+    columns: Tensor
+
+    def forth(self, frame: Tensor) -> Tensor:
+        return self.rows @ frame @ self.columns.T
+
+    def back(self, frame: Tensor) -> Tensor:
+        return self.rows.T @ frame @ self.columns
+
+
 @dataclass(frozen=True)
 class Gram:
     """A K A^T = (M K M^T) (x) (Q diag(spectrum) Q^T) in noise of N: inverted by rotating, dividing, rotating back.
 
-    spatial: B. spectrum: (T' or 1, 1, H', W'), the eigenvalues of B B^T. rows, columns: (H', H') and (W', W'), whose
-    Kronecker product is Q^T; None: the identity. mix: M (T', T) float64; None where frames are not mixed, and there are
-    no octaves then.
+    spatial: B. spectrum: (T' or 1, 1, H', W'), the eigenvalues of B B^T. rotation: Q^T; None: the identity. mix:
+    M (T', T) float64; None where frames are not mixed, and there are no octaves then.
     """
 
     spatial: Chain
     spectrum: Tensor
-    rows: Tensor | None = None
-    columns: Tensor | None = None
+    rotation: Rotation | None = None
     mix: Tensor | None = None
     octaves: tuple[Octave, ...] = ()
 
@@ -78,11 +111,11 @@ class Gram:
     @property
     def mixes_spectra(self) -> bool:
         """Whether frames are mixed, and their coefficients go by frequency."""
-        return self.mix is not None and self.rows is not None
+        return self.mix is not None and self.rotation is not None
 
     def parts(self) -> list[Rectangles]:
         """Octaves of the spectrum from the coarsest on, as rectangles; all of it where it does not go by frequency."""
-        if self.rows is None:
+        if self.rotation is None:
             return [WHOLE]
         height, width = self.spectrum.shape[-2:]
         found: list[Rectangles] = []
@@ -106,9 +139,9 @@ class Gram:
     def rotate(self, y: Tensor) -> Tensor:
         """(T', C, H', W') -> the same in the coordinates where A K A^T is diagonal and the noise is white."""
         u = y.clone()
-        if self.rows is not None and self.columns is not None:
+        if self.rotation is not None:
             for n in range(len(u)):  # frame by frame: the transforms then need no second clip
-                u[n] = self.rows @ u[n] @ self.columns.T
+                u[n] = self.rotation.forth(u[n])
         for octave in self.octaves:
             for rows, columns in octave.where:
                 u[..., rows, columns] = mix_frames(octave.forth, u[..., rows, columns])
@@ -125,9 +158,9 @@ class Gram:
             for octave in self.octaves:
                 for rows, columns in octave.where:
                     u[..., rows, columns] = mix_frames(octave.back, rotated[..., rows, columns])
-        if self.rows is not None and self.columns is not None:
+        if self.rotation is not None:
             for n in range(len(u)):
-                u[n] = self.rows.T @ u[n] @ self.columns
+                u[n] = self.rotation.back(u[n])
         return self.spatial.A_adjoint(u)
 
 
@@ -140,18 +173,18 @@ def closed_form(operators: Chain, measured: Tensor) -> Gram | None:
         return None
 
     mix = _frame_mix(temporal, operators.clip_shape(_shape(measured))[0]) if temporal else None
-    rows = columns = None
+    rotation: Rotation | None = None
     if masks:
         spectrum = masks[0].known.to(measured)
     elif all(_keeps_mirrors(o) for o in spatial):
-        rows, columns = (dct_matrix(n, measured.dtype, measured.device) for n in measured.shape[-2:])
+        rotation = Cosines()
         spectrum = _dct_spectrum(Chain(spatial), measured)
     elif all(isinstance(o, Downsample | GaussianBlur) for o in spatial):
         (down, rows), (across, columns) = (_line_spectrum(spatial, n, measured) for n in measured.shape[-2:])
-        spectrum = (down[:, None] * across)[None, None]
+        rotation, spectrum = Lines(rows, columns), (down[:, None] * across)[None, None]
     else:
         return None
-    return Gram(Chain(spatial), spectrum, rows, columns, mix).remembering([0])
+    return Gram(Chain(spatial), spectrum, rotation, mix).remembering([0])
 
 
 def whitening(covariance: Tensor) -> Tensor:
@@ -199,9 +232,8 @@ def _dct_spectrum(spatial: Chain, measured: Tensor) -> Tensor:
     """(1, 1, H', W'): eigenvalues of B B^T, read off its answer to an impulse in the corner, whose DCT has no zero."""
     impulse = torch.zeros(1, 1, *measured.shape[-2:], dtype=torch.float64, device=measured.device)
     impulse[..., 0, 0] = 1
-    down, across = (dct_matrix(n, torch.float64, measured.device) for n in measured.shape[-2:])
     answer = spatial.A(spatial.A_adjoint(impulse))
-    return ((down @ answer @ across.T) / (down @ impulse @ across.T)).clamp_min(0).to(measured)
+    return (dct(answer) / dct(impulse)).clamp_min(0).to(measured)
 
 
 def _line_spectrum(spatial: Sequence[Operator], size: int, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -216,12 +248,3 @@ def _line_spectrum(spatial: Sequence[Operator], size: int, like: Tensor) -> tupl
     values, vectors = torch.linalg.eigh(line @ line.T)
     # What a blur keeps best is coarsest: turned round, these go by frequency, as those of the DCT do.
     return values.clamp_min(0).flip(0).to(like), vectors.T.flip(0).contiguous().to(like)
-
-
-@lru_cache(maxsize=8)
-def dct_matrix(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(size, size): the orthonormal DCT-II of a line."""
-    k = torch.arange(size, dtype=torch.float64)
-    matrix = torch.cos(math.pi / size * (k + 0.5) * k[:, None]) * math.sqrt(2 / size)
-    matrix[0] /= math.sqrt(2)
-    return matrix.to(device, dtype)

@@ -1,9 +1,11 @@
-"""Gaussian smoothing of frames, with mirrored edges, as two small matrix products."""
+"""Gaussian smoothing of frames, with mirrored edges, as products with two banded matrices."""
 
 from functools import lru_cache
 
 import torch
 from torch import Tensor
+
+BAND = 128  # rows that go together: fewer make small products, more multiply with zeros
 
 
 @lru_cache(maxsize=32)  # two for each step of a clip, and those of its blur
@@ -13,7 +15,7 @@ def gaussian_matrix(size: int, sigma: float, dtype: torch.dtype, device: torch.d
     The line is mirrored at its edges (half-sample symmetric), which makes the matrix symmetric and diagonal under the
     DCT-II. Rows sum to 1.
     """
-    radius = max(1, int(5 * sigma + 0.5))
+    radius = _reach(sigma)
     taps = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, dtype=torch.float64) / sigma) ** 2)
     taps /= taps.sum()
     row = torch.arange(size)
@@ -31,6 +33,21 @@ def gaussian_lowpass(x: Tensor, sigma: float) -> Tensor:
     """
     if sigma < 0.1:
         return x
-    down = gaussian_matrix(x.shape[-2], sigma, x.dtype, x.device)
-    across = gaussian_matrix(x.shape[-1], sigma, x.dtype, x.device)
-    return down @ x @ across
+    height, width = x.shape[-2:]
+    down, across = (gaussian_matrix(size, sigma, x.dtype, x.device) for size in (height, width))
+    rows, y = torch.empty_like(x), torch.empty_like(x)
+    for to, of in _bands(height, _reach(sigma)):
+        rows[..., to, :] = down[to, of] @ x[..., of, :]
+    for to, of in _bands(width, _reach(sigma)):
+        y[..., to] = rows[..., of] @ across[of, to]
+    return y
+
+
+def _bands(size: int, reach: int) -> list[tuple[slice, slice]]:
+    """Where a matrix that reaches so far beside its diagonal is not zero: rows, and the columns that they have."""
+    starts = range(0, size, BAND)
+    return [(slice(n, n + BAND), slice(max(0, n - reach), n + BAND + reach)) for n in starts]
+
+
+def _reach(sigma: float) -> int:
+    return max(1, int(5 * sigma + 0.5))

@@ -37,7 +37,7 @@ def likely_memories(gram: Gram, operator: Chain, y: Tensor, noise: float) -> lis
     y: (T', 3, H', W'). noise: its standard deviation, on its scale. gram: that of `operator`, with a `mix`.
     """
     assert gram.mix is not None
-    if gram.rows is None:
+    if gram.rotation is None:
         return [UNTOLD]
     residual = (y - operator.A(operator.lift(y))).mean(1, keepdim=True)
     series = replace(gram, octaves=()).rotate(residual)[:, 0]

@@ -18,7 +18,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from worker.solver.closed_form import dct_matrix
+from worker.solver.dct import dct_matrix
 from worker.solver.evidence import energies, log_likelihood
 
 RUN_PRICE, FRAME_PRICE = 1.5, 0.05  # nats a coefficient; right statements stay under them (docs/decisions.md)

@@ -107,7 +107,7 @@ def noise_in_the_dark(y: Tensor, gram: Gram) -> Noise | None:
     """
     spectrum = gram.spectrum[0, 0]
     dark, darkest = (spectrum < DARK) & (spectrum > DARK / 1000), spectrum <= DARK / 1000
-    if gram.rows is None or len(y) * int(dark.sum()) < ENOUGH:
+    if gram.rotation is None or len(y) * int(dark.sum()) < ENOUGH:
         return None
     rotated = replace(gram, octaves=()).rotate(y.mean(1, keepdim=True))[:, 0]
     series = rotated[:, dark]

@@ -68,10 +68,11 @@ def test_the_correction_is_that_of_the_dense_equations(operators: list[Operator]
     residual = random(*Chain(operators).A(x).shape, seed=1)
     gram = posed(operators, residual).remembering(MEMORIES, lasts, RISE)
     mix = gram.mix
-    assert mix is not None and gram.rows is not None and gram.columns is not None
+    assert mix is not None and gram.rotation is not None
 
     blur = dense_frame(spatial, x)
-    rotation = torch.kron(gram.rows, gram.columns)
+    pixels = torch.eye(residual[0].numel(), dtype=torch.float64).view(-1, *residual.shape[1:])
+    rotation = torch.stack([gram.rotation.forth(one).flatten() for one in pixels], 1)
     gathered = torch.zeros(mix.shape[1] * blur.shape[1], residual.numel(), dtype=torch.float64)
     noise = torch.zeros(residual[0].numel(), residual[0].numel(), dtype=torch.float64)
     for part, memory, strength in zip(gram.parts(), MEMORIES, RISE, strict=True):
