@@ -37,7 +37,7 @@ from worker.source import Reader, Source
 from worker.timing import restored_times
 from worker.video import ClipInfo, clip_info
 
-RUN = 3  # times the frames of a part that are sampled together; after a window of 7 a fifth of a long clip twice then
+RUN = 5  # times the frames of a part that are sampled together; after a window of 7 a tenth of a long clip twice
 
 
 class Follower(Reader, Protocol):

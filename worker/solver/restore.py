@@ -142,7 +142,7 @@ def restored(
     watch: Watch = nobody,
     batches: MicroBatches | None = None,
 ) -> Iterator[Tensor]:
-    """Solve y = A x + noise for a clip x, with the latents of all its frames but pixels of only one section in memory.
+    """Solve y = A x + noise for a clip x; pixels and noise of only one section are in memory, latents of all frames.
 
     generator: on the CPU, so that a seed means the same on every device. watch(stage, frames): called after each piece
     of work; what it raises ends the run. batches: how many frames go through the prior at a time; MICRO_BATCH, where it
@@ -155,16 +155,18 @@ def restored(
     z, frame = initial_latents(stages, sections, sampling, generator)
 
     for index, t in enumerate(schedule.timesteps):
-        # Denoise every frame on its own; from here on z is what they would be without noise.
-        eps = stages.denoise(z, t)
-
         # Fresh noise is shared by all frames, which keeps them consistent.
         if t_next := schedule.next(index):
-            fresh = sampling.fresh(z, generator)
-            eps = eps.mul_((1 - sampling.eta**2) ** 0.5).add_(sampling.eta * fresh)
+            fresh = sampling.fresh(z, generator).expand_as(z)
 
-        decoded = fitted = frame[:0]  # of frames that the section before has, too
+        eps, decoded, fitted = z[:0], frame[:0], frame[:0]  # of frames that the section before has, too
         for section, new, done in in_turn(sections):
+            # Denoise every frame on its own; from here on z is what they would be without noise.
+            noise = stages.denoise(z[new], t)
+            if t_next:
+                noise = noise.mul_((1 - sampling.eta**2) ** 0.5).add_(sampling.eta * fresh[new])
+                eps = torch.cat([eps, noise])
+
             x = frame.new_empty(len(section.frames), *frame.shape[1:])
             x[: len(decoded)] = decoded
             stages.decode(z[new], x[len(decoded) :])
@@ -181,7 +183,8 @@ def restored(
 
             # Renoise.
             if t_next:
-                z[done] = stages.renoised(x[:own], eps[done], t_next)
+                z[done] = stages.renoised(x[:own], eps[:own], t_next)
+                eps = eps[own:].clone()
             else:
                 yield x
 
