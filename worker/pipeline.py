@@ -33,11 +33,11 @@ from worker.solver.noise import Noise
 from worker.solver.prior import DiffusersPrior
 from worker.solver.restore import DataStep, Section, Stage
 from worker.solver.segments import Part, Timeline, crossfade, runs, without_mixing
-from worker.source import Reader, Source
+from worker.source import Reader, Shared, Source
 from worker.timing import restored_times
 from worker.video import ClipInfo, clip_info
 
-RUN = 5  # times the frames of a part that are sampled together; after a window of 7 a tenth of a long clip twice
+RUN = 3  # times the frames of a part that are sampled together; after a window of 7 a fifth of a long clip twice
 
 
 class Follower(Reader, Protocol):
@@ -221,11 +221,14 @@ class Pipeline:
         outcome.scenes.append({"frames": [scene.start, scene.stop], **told, "parts": len(parts)})
         self._source.scene_is_over(timeline)
 
-    def _posed(self, scene: range, timeline: Timeline, part: Part, noise: Noise | None, hold: bool) -> Posed:
+    def _posed(self, scene: range, timeline: Timeline, part: Part, noise: Noise | None, shared: Shared | None) -> Posed:
+        """A part, read and ready. noise: that of the part before. shared: keeps the frames of parts that overlap."""
         measured, truth = self._source.take(scene, timeline, part)
+        if shared:
+            measured = shared.kept(part, measured)
         problem = self.setup.pose(measured, noise, self._source.operators(timeline, part))
         problem = self._fitting(problem, scene, timeline, part)
-        return Posed(part, problem, problem.data_step(hold), truth)
+        return Posed(part, problem, problem.data_step(hold=shared is None), truth)
 
     def _explained(self, scene: range, one: Posed, x: Tensor, lifted: Tensor, frames: int) -> None:
         """Report how well a part explains its measured frames, so many of which no later part has."""
@@ -246,12 +249,14 @@ class Pipeline:
         self, scene: range, timeline: Timeline, run: list[Part], noise: Noise | None
     ) -> Iterator[tuple[Posed, Tensor]]:
         """The parts of a run and their true frames, (T, 3, H, W) in [-1, 1]; each is read once the loop takes it up."""
-        posed = [self._posed(scene, timeline, run[0], noise, hold=len(run) == 1)]
-        stay = len(run) > 1 and self.prior.device.type == "cpu"  # between them, what is freed is left in pieces
+        gpu = self.prior.device.type == "cuda"
+        shared = Shared(run, pinned=gpu) if len(run) > 1 else None
+        posed = [self._posed(scene, timeline, run[0], noise, shared)]
+        stay = shared and not gpu  # between them, what is freed is left in pieces
 
         def nth(n: int) -> Posed:
             if n == len(posed):
-                posed.append(self._posed(scene, timeline, run[n], posed[-1].problem.noise, hold=False))
+                posed.append(self._posed(scene, timeline, run[n], posed[-1].problem.noise, shared))
             return posed[n]
 
         def fit(n: int, x: Tensor, t: int) -> Tensor:
@@ -268,7 +273,7 @@ class Pipeline:
 
         first, settings, batches = posed[0].problem, self.wanted.solver, self._batches(posed[0])
         sections = [section(n) for n in range(len(run))]
-        lagging = Lagging(self.follower.watch, self.follower.check) if self.prior.device.type == "cuda" else None
+        lagging = Lagging(self.follower.watch, self.follower.check) if gpu else None
         watch = lagging.watch if lagging else self.follower.watch
         for n, x in enumerate(solve_sections(self.prior, first, sections, settings, watch, batches)):
             yield posed[n], x

@@ -17,7 +17,7 @@ from torch import Tensor
 from worker.solver.batches import MicroBatches
 from worker.solver.lowpass import gaussian_lowpass
 from worker.solver.schedule import Schedule
-from worker.solver.segments import crossfade
+from worker.solver.segments import crossfade, gathered
 
 MICRO_BATCH = 4
 Stage = Literal["invert", "denoise", "vae_decode", "data_step", "vae_encode"]
@@ -283,7 +283,7 @@ def initial_latents(
         lifted = section.lifted()[before : before + stop - start]
         found.append(stages.encoded(lifted[:1] if sampling.init == "first_frame" else lifted))
         frames.append(stop - start)
-    z, first = torch.cat(found), sampling.schedule.timesteps[0]
+    z, first = gathered(found), sampling.schedule.timesteps[0]
     if sampling.init == "random":
         fresh = sampling.fresh(z, generator)
         z = sampling.schedule.signal(first) * z + sampling.schedule.noise(first) * fresh
