@@ -28,9 +28,10 @@ from worker.solver.published import (
     published_operator,
     published_sampling,
 )
-from worker.solver.restore import DataStep, Prior, Sampling, restore
+from worker.solver.restore import DataStep, Sampling, restore
 from worker.solver.schedule import Schedule
 from worker.solver.spatial import GaussianBlur
+from worker.solver.stages import Prior
 from worker.tuning import PAPER
 from worker.video import Beside
 

@@ -4,13 +4,14 @@
     python bench/growth.py --frames 9 200 --sizes 1280x768
 
 A window that moves over a photograph is degraded and restored from file to files, with the bundled checkpoint and no
-service about it. `seconds a frame`: of the whole pipeline, the best of --rounds, over the frames of the result.
-`sampled`: frames that went through the sampler.
+service about it. `seconds a frame`: of the whole pipeline, the best of --rounds, over the frames of the result. All
+clips go in turns, as a machine is not as fast at all times. `sampled`: frames that went through the sampler.
 """
 
 import argparse
 import time
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 
 from memory import Nobody, pipeline
@@ -33,24 +34,33 @@ class Counting(Nobody):
         self.frames = frames
 
 
-def row(prior: DiffusersPrior, task: Task, frames: int, height: int, width: int, rounds: int) -> list[str]:
-    """Cells for one clip."""
-    sample = read_clip(SAMPLE, 2)
-    step = sample.pts[1] - sample.pts[0]
-    with TemporaryDirectory() as scratch:
-        directory = Path(scratch)
+class Case:
+    """A clip of so many frames, ready to be restored again and again."""
+
+    def __init__(self, task: Task, frames: int, height: int, width: int, directory: Path) -> None:
+        self.task, self.frames, self.size, self._directory = task, frames, f"{width}x{height}", directory
+        directory.mkdir()
+        sample = read_clip(SAMPLE, 2)
+        step = sample.pts[1] - sample.pts[0]
         truth = moving(frames, height, width)
         write_clip(directory / "clean.mp4", truth, sample, pts=[n * step for n in range(frames)], crf=10)
-        degraded, mask = degrade(read_clip(directory / "clean.mp4"), truth, task, directory)
-        seconds = []
-        for n in range(rounds):
-            follower, into = Counting(), directory / str(n)
-            into.mkdir()
+        self._degraded, self._mask = degrade(read_clip(directory / "clean.mp4"), truth, task, directory)
+        self.seconds: list[float] = []
+
+    def run(self, prior: DiffusersPrior) -> None:
+        """Once more."""
+        self._follower = Counting()
+        with TemporaryDirectory(dir=self._directory) as into:
             started = time.monotonic()
-            outcome = pipeline(prior, Restoration(task=task), degraded, mask, follower).run(into)
-            seconds.append((time.monotonic() - started) / outcome.frames)
-    parts = sum(scene["parts"] for scene in outcome.scenes)
-    return [task.value, f"{width}x{height}", str(frames), str(parts), str(follower.frames), f"{min(seconds):.3f}"]
+            wanted = Restoration(task=self.task)
+            self._outcome = pipeline(prior, wanted, self._degraded, self._mask, self._follower).run(Path(into))
+            self.seconds.append((time.monotonic() - started) / self._outcome.frames)
+
+    def row(self) -> str:
+        """What the table says of it."""
+        parts = sum(scene["parts"] for scene in self._outcome.scenes)
+        numbers = (self.frames, parts, self._follower.frames, f"{min(self.seconds):.3f}", f"{median(self.seconds):.3f}")
+        return " | ".join(map(str, (self.task.value, self.size, *numbers)))
 
 
 def main() -> None:
@@ -63,10 +73,15 @@ def main() -> None:
     sizes = [(int(height), int(width)) for width, height in (size.split("x") for size in args.sizes)]
     cases = [(frames, *sizes[0]) for frames in args.frames] + [(args.frames[0], *size) for size in sizes[1:]]
     prior = load_prior()
-    print("| task | size | frames | parts | sampled | seconds a frame |\n|---|---|---|---|---|---|", flush=True)
+    print("| task | size | frames | parts | sampled | seconds a frame | median |\n" + "|---" * 7 + "|", flush=True)
     for task in args.tasks:
-        for frames, height, width in cases:
-            print("|", " | ".join(row(prior, task, frames, height, width, args.rounds)), "|", flush=True)
+        with TemporaryDirectory() as scratch:
+            clips = [Case(task, *case, Path(scratch) / str(n)) for n, case in enumerate(cases)]
+            for _ in range(args.rounds):
+                for clip in clips:
+                    clip.run(prior)
+            for clip in clips:
+                print("|", clip.row(), "|", flush=True)
 
 
 if __name__ == "__main__":

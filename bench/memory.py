@@ -21,7 +21,7 @@ from worker.encode import ClipWriter
 from worker.pipeline import Follower, Pipeline
 from worker.scenes import scan
 from worker.solver.prior import DiffusersPrior, load_prior
-from worker.solver.restore import Stage
+from worker.solver.stages import Stage
 from worker.video import read_clip
 
 

@@ -23,7 +23,7 @@ from speed import moving
 from app.degradations import Task
 from worker.demo import SAMPLE, degrade, service, upload
 from worker.encode import write_clip
-from worker.solver.restore import STAGES
+from worker.solver.stages import STAGES
 from worker.video import read_clip
 
 FINE = 0.02  # seconds between two looks at a job

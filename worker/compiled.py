@@ -12,8 +12,8 @@ from torch import nn
 from worker.micro_batch import choose
 from worker.solver.batches import MicroBatches
 from worker.solver.prior import DiffusersPrior
-from worker.solver.restore import Stages, nobody
 from worker.solver.schedule import Schedule
+from worker.solver.stages import Stages, nobody
 
 log = structlog.get_logger(__name__)
 
@@ -80,5 +80,5 @@ def _pass(
     x = torch.zeros(frames, 3, height, width, device=prior.device)
     stages = Stages(prior, Schedule(prior.abar, (1,)), nobody, MicroBatches(size))
     z = stages.encoded(x)
-    stages.denoise(z, 1)
+    stages.denoise(z, torch.empty_like(z), frames, 1)
     stages.decode(z, x)

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import torch
 
-from worker.solver.restore import Stage
+from worker.solver.stages import Stage
 
 
 class Event(Protocol):

@@ -9,7 +9,7 @@ import torch
 
 from worker.memory import free_memory, peak_of
 from worker.solver.batches import MicroBatches
-from worker.solver.restore import Prior
+from worker.solver.stages import Prior
 
 Reason = Literal["setting", "memory", "enough", "frames"]
 

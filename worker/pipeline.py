@@ -3,8 +3,8 @@
 The worker's task and `vxl restore` both come through here.
 """
 
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -31,13 +31,15 @@ from worker.solver.batches import MicroBatches
 from worker.solver.misfit import misfits
 from worker.solver.noise import Noise
 from worker.solver.prior import DiffusersPrior
-from worker.solver.restore import DataStep, Section, Stage
+from worker.solver.restore import DataStep, Section
 from worker.solver.segments import Part, Timeline, crossfade, runs, without_mixing
-from worker.source import Reader, Shared, Source
-from worker.timing import restored_times
+from worker.solver.stages import Stage
+from worker.source import Reader, Source
+from worker.storage import Storage
+from worker.timing import scene_times
 from worker.video import ClipInfo, clip_info
 
-RUN = 3  # times the frames of a part that are sampled together; after a window of 7 a fifth of a long clip twice
+RUN = 10  # times the frames of a part that are sampled together; after a window of 7 a twentieth of a long clip twice
 
 
 class Follower(Reader, Protocol):
@@ -60,12 +62,12 @@ class Shown(NamedTuple):
 
 
 class Posed(NamedTuple):
-    """A part that is ready to be solved. truth: its true frames, if the clip is clean."""
+    """A part that is ready to be solved. truth: gives its true frames, if the clip is clean."""
 
     part: Part
     problem: Problem
     data_step: DataStep
-    truth: Tensor | None
+    truth: Callable[[], Tensor] | None
 
 
 class Pipeline:
@@ -105,10 +107,12 @@ class Pipeline:
         self._micro_batch, self._budget = micro_batch, budget
         self._chosen: tuple[Choice, MicroBatches] | None = None
         self._report = FrameReport()
+        self._scratch = Path()
 
     def run(self, directory: Path) -> Outcome:
         """Write output, preview and comparison into the directory. Raises NotFinite where the prior fails."""
         keep_little()
+        self._scratch = directory
         seen = self.seen
         scenes = seen.scenes if self._may_cut() else [range(len(seen.pts))]
         timelines = [Timeline(self.setup.operator.operators, self._true_frames(len(scene))) for scene in scenes]
@@ -169,23 +173,8 @@ class Pipeline:
         return frames if self.wanted.simulate else self.setup.operator.clip_shape((frames, 3, 1, 1))[0]
 
     def _times(self, scene: range) -> tuple[ClipInfo, list[int | None]]:
-        """How the result's clock runs, and when the true frames of a scene are shown; None: never.
-
-        Frames beyond a scene, which a `valid` average tells of, are shown at the ends of the clip alone: elsewhere the
-        time is another scene's.
-        """
-        seen = self.seen
-        pts = seen.pts[scene.start : scene.stop]
-        if self.wanted.simulate:
-            return self.info, list(pts)
-        end = seen.pts[scene.stop] if scene.stop < len(seen.pts) else None
-        look, times = restored_times(self.info, pts, self.setup.operator, end)
-        scale = round(self.info.time_base / look.time_base)
-        first = pts[0] * scale if scene.start else None
-        last = None if end is None else end * scale
-        return look, [
-            None if (first is not None and t < first) or (last is not None and t >= last) else t for t in times
-        ]
+        """How the result's clock runs, and when the true frames of a scene are shown; None: never."""
+        return scene_times(self.info, self.seen.pts, scene, None if self.wanted.simulate else self.setup.operator)
 
     # --- solving
 
@@ -210,7 +199,7 @@ class Pipeline:
                         restored[:both] = crossfade(held[0], restored[:both])
                     lifted[:both] = crossfade(held[1], lifted[:both])
                 now = then.true.start - one.part.true.start
-                truth = None if one.truth is None else one.truth[:now]
+                truth = None if one.truth is None else one.truth()[:now]
                 yield Shown(one.part.true.start, restored[:now], lifted[:now], truth)
                 held = (restored[now:].clone(), lifted[now:].clone())  # views would hold the whole part
                 noise = one.problem.noise
@@ -221,19 +210,27 @@ class Pipeline:
         outcome.scenes.append({"frames": [scene.start, scene.stop], **told, "parts": len(parts)})
         self._source.scene_is_over(timeline)
 
-    def _posed(self, scene: range, timeline: Timeline, part: Part, noise: Noise | None, shared: Shared | None) -> Posed:
-        """A part, read and ready. noise: that of the part before. shared: keeps the frames of parts that overlap."""
+    def _posed(
+        self,
+        scene: range,
+        timeline: Timeline,
+        part: Part,
+        store: Storage,
+        noise: Noise | None,
+        like: Problem | None = None,
+    ) -> Posed:
+        """A part, read and ready. store: keeps its frames. noise, like: that of the part before, and what it was."""
         measured, truth = self._source.take(scene, timeline, part)
-        if shared:
-            measured = shared.kept(part, measured)
-        problem = self.setup.pose(measured, noise, self._source.operators(timeline, part))
-        problem = self._fitting(problem, scene, timeline, part)
-        return Posed(part, problem, problem.data_step(hold=shared is None), truth)
+        read = store.measured.kept(part.measured, measured)
+        problem = self.setup.pose(read(), noise, self._source.operators(timeline, part), like)
+        problem = replace(self._fitting(problem, scene, timeline, part), measured=read)
+        clean = None if truth is None else store.truth.kept(part.true, truth)
+        return Posed(part, problem, problem.data_step(hold=store.alone), clean)
 
     def _explained(self, scene: range, one: Posed, x: Tensor, lifted: Tensor, frames: int) -> None:
         """Report how well a part explains its measured frames, so many of which no later part has."""
         after, before = (one.problem.residuals(z, frames) for z in (x, lifted))
-        values = one.problem.measured[0].numel()
+        values = one.problem.shape[1:].numel()
         self._report.explained(scene.start + one.part.measured.start, after, before, one.problem.noise, values)
         self._report.fitted(getattr(one.data_step, "unsolved", []))
 
@@ -246,17 +243,18 @@ class Pipeline:
         return self._chosen[1]
 
     def _solve(
-        self, scene: range, timeline: Timeline, run: list[Part], noise: Noise | None
+        self, scene: range, timeline: Timeline, parts: list[Part], noise: Noise | None
     ) -> Iterator[tuple[Posed, Tensor]]:
         """The parts of a run and their true frames, (T, 3, H, W) in [-1, 1]; each is read once the loop takes it up."""
         gpu = self.prior.device.type == "cuda"
-        shared = Shared(run, pinned=gpu) if len(run) > 1 else None
-        posed = [self._posed(scene, timeline, run[0], noise, shared)]
-        stay = shared and not gpu  # between them, what is freed is left in pieces
+        store = Storage(parts, self._scratch, gpu)
+        posed = [self._posed(scene, timeline, parts[0], store, noise)]
+        stay = not (store.alone or gpu)  # between them, what is freed is left in pieces
 
         def nth(n: int) -> Posed:
             if n == len(posed):
-                posed.append(self._posed(scene, timeline, run[n], posed[-1].problem.noise, shared))
+                before = posed[-1].problem
+                posed.append(self._posed(scene, timeline, parts[n], store, before.noise, before))
             return posed[n]
 
         def fit(n: int, x: Tensor, t: int) -> Tensor:
@@ -269,13 +267,13 @@ class Pipeline:
             return fitted
 
         def section(n: int) -> Section:
-            return Section(run[n].true, lambda: nth(n).problem.lifted, lambda x, t: fit(n, x, t))
+            return Section(parts[n].true, lambda: nth(n).problem.lifted, lambda x, t: fit(n, x, t))
 
         first, settings, batches = posed[0].problem, self.wanted.solver, self._batches(posed[0])
-        sections = [section(n) for n in range(len(run))]
+        sections = [section(n) for n in range(len(parts))]
         lagging = Lagging(self.follower.watch, self.follower.check) if gpu else None
         watch = lagging.watch if lagging else self.follower.watch
-        for n, x in enumerate(solve_sections(self.prior, first, sections, settings, watch, batches)):
+        for n, x in enumerate(solve_sections(self.prior, first, sections, settings, watch, batches, store.room)):
             yield posed[n], x
         if lagging:
             lagging.finish()

@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 from app.contract import Progress
 from app.records import Records
 from worker.control import Canceled, Control, Preempted
-from worker.solver.restore import STAGES, Stage
+from worker.solver.stages import STAGES, Stage
 
 log = structlog.get_logger(__name__)
 

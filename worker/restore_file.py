@@ -23,7 +23,7 @@ from app.settings import Settings
 from worker.control import NotFinite
 
 if TYPE_CHECKING:
-    from worker.solver.restore import Stage
+    from worker.solver.stages import Stage
 
 app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
 console = Console(stderr=True)

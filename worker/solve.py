@@ -1,6 +1,6 @@
 """From what a client states to what the solver takes: operators, noise, and the settings each task does best with."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import sqrt
 from typing import Any
@@ -21,10 +21,11 @@ from worker.solver.noise import COMPRESSION, ROUNDING, Noise, find_noise
 from worker.solver.operators import Chain, Mask, Operator
 from worker.solver.prior import DiffusersPrior
 from worker.solver.published import published_data_step, published_operators, published_sampling
-from worker.solver.restore import DataStep, Prior, Sampling, Section, Watch, nobody, restored, straight_inversion
+from worker.solver.restore import DataStep, Sampling, Section, restored, straight_inversion
 from worker.solver.schedule import Schedule
 from worker.solver.segments import beginning
 from worker.solver.spatial import Convolution, Downsample, GaussianBlur
+from worker.solver.stages import Prior, Room, Watch, in_memory, nobody
 from worker.solver.temporal import TemporalAverage, TemporalDownsample
 from worker.solver.tiles import Tiled, Tiling
 from worker.tiers import at_tier
@@ -39,14 +40,16 @@ TILE_PIXELS = 1024 * 1024  # about what SDXL was trained on
 class Problem:
     """A part of a clip ready to be solved; pixels in [-1, 1].
 
-    gram: how A A^T is inverted, where there is a closed form. measured: as it was given, (T', 3, H', W') in [0, 1].
+    gram: how A A^T is inverted, where there is a closed form. measured: gives it as it was given, (T', 3, H', W') in
+    [0, 1], of that shape.
     tiling: how the prior goes over its frames. halved: whether it is shown frames half as large, which `tiling` is of
     then. published: whether all is done as the published solver does it.
     """
 
     operator: Chain
     gram: Gram | None
-    measured: Tensor
+    measured: Callable[[], Tensor]
+    shape: torch.Size
     device: torch.device
     noise: Noise
     sampling: Sampling
@@ -58,7 +61,7 @@ class Problem:
     @property
     def y(self) -> Tensor:
         """The measurement, (T', 3, H', W')."""
-        y = self.measured.to(self.device, torch.float32, non_blocking=True, copy=True).mul_(2).sub_(1)
+        y = self.measured().to(self.device, torch.float32, non_blocking=True, copy=True).mul_(2).sub_(1)
         known = mask_of_last(self.operator)
         return y if known is None else y.mul_(known)  # whatever the file holds where pixels are lost is no measurement
 
@@ -101,13 +104,13 @@ class Problem:
     def degraded_by(self, operator: Chain) -> "Problem":
         """The same measurement by other operators, that give frames of the same size and number."""
         y = self.y
-        gram = _remembering(closed_form(operator, y), operator, y, self.noise)
+        gram = _remembering(closed_form(operator, y, self.gram), operator, y, self.noise)
         return replace(self, operator=operator, gram=gram)
 
     def residuals(self, x: Tensor, frames: int | None = None) -> list[float]:
         """RMS of y - A x for each measured frame, or the first so many of them, in pixels of [0, 1]."""
         y, operator = self.y[:frames], self.operator
-        if len(y) < len(self.measured):
+        if len(y) < self.shape[0]:
             operator, taken = beginning(operator, len(y))
             x = x[:taken]
         off = y.sub_(operator.A(x))
@@ -116,7 +119,7 @@ class Problem:
 
     def residual(self, x: Tensor) -> float:
         """RMS of y - A x, in pixels of [0, 1]."""
-        return sqrt(sum(one**2 for one in self.residuals(x)) / len(self.measured))
+        return sqrt(sum(one**2 for one in self.residuals(x)) / self.shape[0])
 
 
 def operator_of(degradations: list[Degradation], beside: Beside, device: torch.device) -> Chain:
@@ -177,10 +180,13 @@ class Setup:
     multiple: int
     halved: bool
 
-    def pose(self, measured: Tensor, noise: Noise | None, operator: Chain | None = None) -> Problem:
+    def pose(
+        self, measured: Tensor, noise: Noise | None, operator: Chain | None = None, like: Problem | None = None
+    ) -> Problem:
         """What is to be solved for a clip, or with its own `operator` for a part of one.
 
-        measured: (T', 3, H', W') in [0, 1]. noise: None estimates it.
+        measured: (T', 3, H', W') in [0, 1]. noise: None estimates it. like: a part to each frame of which the same
+        happened; what is known of that need not be found out again.
         Raises ValueError where the mask does not fit the clip.
         """
         operator = operator or self.operator
@@ -188,7 +194,7 @@ class Setup:
         known = mask_of_last(operator)
         if known is not None and (known.shape[0] not in (1, len(y)) or known.shape[-2:] != y.shape[-2:]):
             raise ValueError(f"the mask is {tuple(known.shape)}, which does not fit a clip of {tuple(y.shape)}")
-        gram = None if self.published else closed_form(operator, y)
+        gram = None if self.published else closed_form(operator, y, like.gram if like else None)
         noise = noise or find_noise(measured.to(y), known, gram)
         if known is not None:
             y = y * known
@@ -205,7 +211,10 @@ class Setup:
         if self.device.type == "cuda":
             measured = measured.pin_memory()  # from where a copy keeps nobody waiting
         device, sampling, published = self.device, self.sampling, self.published
-        return Problem(operator, gram, measured, device, noise, sampling, tuning, tiling, self.halved, published)
+        shape = measured.shape
+        return Problem(
+            operator, gram, lambda: measured, shape, device, noise, sampling, tuning, tiling, self.halved, published
+        )
 
 
 def setup(
@@ -278,6 +287,7 @@ def solve_sections(
     settings: SolverSettings,
     watch: Watch = nobody,
     batches: MicroBatches | None = None,
+    room: Room = in_memory,
 ) -> Iterator[Tensor]:
     """Each section of a clip restored, (T, 3, H, W) in [-1, 1]. problem: that of any, which says how to sample."""
     generator = torch.Generator().manual_seed(settings.seed)
@@ -287,5 +297,5 @@ def solve_sections(
     shown: Prior = Tiled(prior, problem.tiling) if len(problem.tiling) > 1 else prior
     if problem.halved:
         shown = Halved(shown)
-    for x in restored(shown, sections, problem.sampling, generator, watch, batches):
+    for x in restored(shown, sections, problem.sampling, generator, watch, batches, room):
         yield x.clamp(-1, 1)

@@ -1,6 +1,6 @@
 """What a clip gives the solver, part by part: measured frames, and what happened to them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -109,22 +109,6 @@ class Source:
         height, width = size_at(self._stated, index, self._info.height, self._info.width)
         draw = random_mask(step, height, width, self._wanted.solver.seed)
         return (PLACEHOLDER, draw) if step.moving else (draw(range(1)), None)
-
-
-class Shared:
-    """Measured frames of parts that overlap, so that each is in memory once; pinned for a GPU."""
-
-    def __init__(self, parts: Sequence[Part], pinned: bool) -> None:
-        self._wanted, self._pinned = range(parts[0].measured.start, parts[-1].measured.stop), pinned
-        self._frames: Tensor | None = None
-
-    def kept(self, part: Part, measured: Tensor) -> Tensor:
-        """What was read for a part, as a view of what is kept for all."""
-        if self._frames is None:
-            shape = len(self._wanted), *measured.shape[1:]
-            self._frames = torch.empty(shape, dtype=measured.dtype, pin_memory=self._pinned)
-        view = self._frames[part.measured.start - self._wanted.start : part.measured.stop - self._wanted.start]
-        return view.copy_(measured)
 
 
 def _shifted(frames: range, by: int) -> range:

@@ -12,6 +12,25 @@ from worker.video import ClipInfo
 LARGEST_TIMESCALE = 2**31 - 1  # ticks a second that mp4 can count in
 
 
+def scene_times(
+    clip: ClipInfo, pts: Sequence[int], scene: range, operator: Chain | None
+) -> tuple[ClipInfo, list[int | None]]:
+    """As `restored_times`, for a scene of a clip with these timestamps; operator: None where the clip is clean.
+
+    Frames beyond a scene, which a `valid` average tells of, are shown at the ends of the clip alone: elsewhere the
+    time is another scene's, and theirs is None.
+    """
+    own = pts[scene.start : scene.stop]
+    if operator is None:
+        return clip, list(own)
+    end = pts[scene.stop] if scene.stop < len(pts) else None
+    look, times = restored_times(clip, own, operator, end)
+    scale = round(clip.time_base / look.time_base)
+    first = own[0] * scale if scene.start else None
+    last = None if end is None else end * scale
+    return look, [None if (first is not None and t < first) or (last is not None and t >= last) else t for t in times]
+
+
 def restored_times(
     clip: ClipInfo, pts: Sequence[int], operator: Chain, end: int | None = None
 ) -> tuple[ClipInfo, list[int]]:

@@ -19,8 +19,8 @@ from worker.pipeline import Pipeline
 from worker.scenes import scan
 from worker.solve import TILE_PIXELS
 from worker.solver.prior import DiffusersPrior, load_prior
-from worker.solver.restore import Stage
 from worker.solver.spatial import Downsample, GaussianBlur
+from worker.solver.stages import Stage
 from worker.video import Clip, read_clip
 
 CRF = 0

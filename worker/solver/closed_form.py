@@ -11,16 +11,16 @@ spatial frequency, noise with one for all but a strength for each, as noise of l
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from worker.solver.dct import dct, inverse_dct
+from worker.solver.dct import dct
 from worker.solver.evidence import autocorrelation
 from worker.solver.operators import Chain, Mask, Operator
+from worker.solver.rotation import Cosines, Lines, Rotation
 from worker.solver.spatial import Convolution, Downsample, GaussianBlur
 from worker.solver.temporal import Temporal, mix_frames
 
@@ -35,61 +35,31 @@ WHOLE: Rectangles = ((slice(None), slice(None)),)
 class Octave:
     """A part of the spectrum whose errors have one memory over time: W M K M^T W^T = U diag(weights) U^T.
 
-    memory: c. where: rectangles of the spectrum. forth: U^T W (T', T'). weights: (T',). back: K M^T W^T U (T, T').
+    memory: c. where: rectangles of the spectrum. forth: U^T W (T', T'). seen: U^T W M (T', T). weights: (T',). back:
+    K M^T W^T U (T, T').
     """
 
     memory: float
     where: Rectangles
     forth: Tensor
+    seen: Tensor
     weights: Tensor
     back: Tensor
-
-
-class Rotation(Protocol):
-    """Q^T, which takes a frame to the coordinates where B B^T is diagonal, the coarsest first."""
-
-    def forth(self, frame: Tensor) -> Tensor:
-        """(C, H', W') -> (C, H', W')."""
-
-    def back(self, frame: Tensor) -> Tensor:
-        """The inverse, which is Q."""
-
-
-class Cosines:
-    """The DCT."""
-
-    def forth(self, frame: Tensor) -> Tensor:
-        return dct(frame)
-
-    def back(self, frame: Tensor) -> Tensor:
-        return inverse_dct(frame)
-
-
-@dataclass(frozen=True)
-class Lines:
-    """A rotation of rows and one of columns, (H', H') and (W', W')."""
-
-    rows: Tensor
-    columns: Tensor
-
-    def forth(self, frame: Tensor) -> Tensor:
-        return self.rows @ frame @ self.columns.T
-
-    def back(self, frame: Tensor) -> Tensor:
-        return self.rows.T @ frame @ self.columns
 
 
 @dataclass(frozen=True)
 class Gram:
     """A K A^T = (M K M^T) (x) (Q diag(spectrum) Q^T) in noise of N: inverted by rotating, dividing, rotating back.
 
-    spatial: B. spectrum: (T' or 1, 1, H', W'), the eigenvalues of B B^T. rotation: Q^T; None: the identity. mix:
-    M (T', T) float64; None where frames are not mixed, and there are no octaves then.
+    spatial: B. spectrum: (T' or 1, 1, H', W'), the eigenvalues of B B^T. rotation: Q^T; None: the identity. gains:
+    those of B itself, where it is Q diag(gains) Q^T; else None. mix: M (T', T) float64; None where none are mixed,
+    and there are no octaves then.
     """
 
     spatial: Chain
     spectrum: Tensor
     rotation: Rotation | None = None
+    gains: Tensor | None = None
     mix: Tensor | None = None
     octaves: tuple[Octave, ...] = ()
 
@@ -136,12 +106,36 @@ class Gram:
                     values[:, rows, columns] *= octave.weights[n]
         return values
 
+    def fitted(self, operator: Chain, x0: Tensor, y: Tensor, rho_of: Callable[[Tensor], Rho]) -> Tensor:
+        """x0 + K A^T (A K A^T + rho N)^-1 (y - A x0), (T, C, H, W); x0 is overwritten.
+
+        operator: A. rho_of: tells rho from y - A x0, as `rotate` gives it.
+        """
+        if self.gains is None:
+            rotated = self.rotate(y - operator.A(x0))
+            del y  # a clip's worth of memory
+            return x0.add_(self.correction(rotated, rho_of(rotated)))
+        # All of it goes by frequency: two transforms forth and one back, and no blur.
+        u, r, gains = self._forth(x0), self._forth(y.clone()), self.gains
+        del y
+        if self.mix is None:
+            r.addcmul_(gains, u, value=-1)
+        for octave in self.octaves:
+            for rows, columns in octave.where:
+                seen = mix_frames(octave.seen, gains[..., rows, columns] * u[..., rows, columns])
+                r[..., rows, columns] = mix_frames(octave.forth, r[..., rows, columns]).sub_(seen)
+        self._divide(r, rho_of(r))
+        if self.mix is None:
+            u.addcmul_(gains, r)
+        for octave in self.octaves:
+            for rows, columns in octave.where:
+                off = mix_frames(octave.back, r[..., rows, columns])
+                u[..., rows, columns].addcmul_(gains[..., rows, columns], off)
+        return self._back(u)
+
     def rotate(self, y: Tensor) -> Tensor:
         """(T', C, H', W') -> the same in the coordinates where A K A^T is diagonal and the noise is white."""
-        u = y.clone()
-        if self.rotation is not None:
-            for n in range(len(u)):  # frame by frame: the transforms then need no second clip
-                u[n] = self.rotation.forth(u[n])
+        u = self._forth(y.clone())
         for octave in self.octaves:
             for rows, columns in octave.where:
                 u[..., rows, columns] = mix_frames(octave.forth, u[..., rows, columns])
@@ -149,42 +143,68 @@ class Gram:
 
     def correction(self, rotated: Tensor, rho: Rho) -> Tensor:
         """K A^T (A K A^T + rho N)^-1 of what was rotated, (T, C, H, W); `rotated` is overwritten."""
-        for n in range(len(rotated)):
-            rotated[n] /= self.eigenvalues(n) + rho
-        u = rotated
+        u = self._divide(rotated, rho)
         if self.mix is not None:
             frames = self.mix.shape[1]
             u = rotated if frames == len(rotated) else rotated.new_empty(frames, *rotated.shape[1:])
             for octave in self.octaves:
                 for rows, columns in octave.where:
                     u[..., rows, columns] = mix_frames(octave.back, rotated[..., rows, columns])
+        return self.spatial.A_adjoint(self._back(u))
+
+    def _forth(self, x: Tensor) -> Tensor:
+        """Q^T of each frame, where it is: the transforms then need no second clip."""
+        if self.rotation is not None:
+            for n in range(len(x)):
+                x[n] = self.rotation.forth(x[n])
+        return x
+
+    def _back(self, u: Tensor) -> Tensor:
+        """Q of each frame, where it is."""
         if self.rotation is not None:
             for n in range(len(u)):
                 u[n] = self.rotation.back(u[n])
-        return self.spatial.A_adjoint(u)
+        return u
+
+    def _divide(self, rotated: Tensor, rho: Rho) -> Tensor:
+        """(A K A^T + rho N)^-1 in these coordinates, where it is."""
+        for n in range(len(rotated)):
+            rotated[n] /= self.eigenvalues(n) + rho
+        return rotated
 
 
-def closed_form(operators: Chain, measured: Tensor) -> Gram | None:
-    """How to invert A A^T for measurements like `measured` in shape, type and device; None if it takes iterations."""
+def closed_form(operators: Chain, measured: Tensor, like: Gram | None = None) -> Gram | None:
+    """How to invert A A^T for measurements like `measured` in shape, type and device; None if it takes iterations.
+
+    like: one whose operators do the same to each frame, of such measurements, from which that is taken.
+    """
     temporal = [o for o in operators.operators if isinstance(o, Temporal)]
     spatial = [o for o in operators.operators if not isinstance(o, Temporal)]
     masks = [o for o in spatial if isinstance(o, Mask)]
+    whole = Chain(spatial)
     if masks and (len(spatial) > 1 or (temporal and masks[0].known.shape[0] > 1)):
         return None
 
     mix = _frame_mix(temporal, operators.clip_shape(_shape(measured))[0]) if temporal else None
     rotation: Rotation | None = None
-    if masks:
+    gains = None
+    if like is not None:
+        rotation, gains, spectrum = like.rotation, like.gains, like.spectrum
+    elif masks:
         spectrum = masks[0].known.to(measured)
     elif all(_keeps_mirrors(o) for o in spatial):
         rotation = Cosines()
-        spectrum = _dct_spectrum(Chain(spatial), measured)
+        if any(isinstance(o, Downsample) for o in spatial):
+            spectrum = _dct_response(lambda x: whole.A(whole.A_adjoint(x)), measured).clamp_min(0).to(measured)
+        else:
+            gains = _dct_response(whole.A, measured)
+            gains, spectrum = gains.to(measured), gains.square().to(measured)
     elif all(isinstance(o, Downsample | GaussianBlur) for o in spatial):
         (down, rows), (across, columns) = (_line_spectrum(spatial, n, measured) for n in measured.shape[-2:])
         rotation, spectrum = Lines(rows, columns), (down[:, None] * across)[None, None]
     else:
         return None
-    return Gram(Chain(spatial), spectrum, rotation, mix).remembering([0])
+    return Gram(whole, spectrum, rotation, gains, mix).remembering([0])
 
 
 def whitening(covariance: Tensor) -> Tensor:
@@ -198,7 +218,7 @@ def _octave(memory: float, where: Rectangles, mix: Tensor, white: Tensor, like: 
     seen = white @ mix
     back = autocorrelation(memory, mix.shape[1]) @ seen.T
     weights, frames = torch.linalg.eigh(seen @ back)
-    found = (frames.T @ white, weights.clamp_min(0), back @ frames)
+    found = (frames.T @ white, frames.T @ seen, weights.clamp_min(0), back @ frames)
     return Octave(memory, where, *(part.to(like) for part in found))
 
 
@@ -228,12 +248,14 @@ def _keeps_mirrors(operator: Operator) -> bool:
             return False
 
 
-def _dct_spectrum(spatial: Chain, measured: Tensor) -> Tensor:
-    """(1, 1, H', W'): eigenvalues of B B^T, read off its answer to an impulse in the corner, whose DCT has no zero."""
-    impulse = torch.zeros(1, 1, *measured.shape[-2:], dtype=torch.float64, device=measured.device)
+def _dct_response(operator: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
+    """(1, 1, H', W') float64: eigenvalues of what is diagonal under the DCT, for frames like these.
+
+    Read off its answer to an impulse in the corner, whose DCT has no zero.
+    """
+    impulse = torch.zeros(1, 1, *like.shape[-2:], dtype=torch.float64, device=like.device)
     impulse[..., 0, 0] = 1
-    answer = spatial.A(spatial.A_adjoint(impulse))
-    return (dct(answer) / dct(impulse)).clamp_min(0).to(measured)
+    return dct(operator(impulse)) / dct(impulse)
 
 
 def _line_spectrum(spatial: Sequence[Operator], size: int, like: Tensor) -> tuple[Tensor, Tensor]:

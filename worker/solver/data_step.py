@@ -48,16 +48,15 @@ TOLERANCE = 1e-5  # of conjugate gradients, relative to what they start from
 MOST_ITERATIONS = 500
 
 
-def data_step(operator: Operator, gram: Gram | None, x0: Tensor, y: Tensor, rho: Rho) -> Tensor:
+def data_step(operator: Chain, gram: Gram | None, x0: Tensor, y: Tensor, rho: Rho) -> Tensor:
     """argmin_x (y - A x)^T N^-1 (y - A x) + rho (x - x0)^T K^-1 (x - x0) over the whole clip.
 
     x0: (T, C, H, W). y: (T', C, H', W'). rho: > 0. gram: from `closed_form`, knows K and N; None runs conjugate
     gradients, with K = N = I.
     """
-    residual = y - operator.A(x0)
     if gram is not None:
-        return x0 + gram.correction(gram.rotate(residual), rho)
-    return x0 + conjugate_gradients(operator, operator.A_adjoint(residual), rho).x
+        return gram.fitted(operator, x0.clone(), y, lambda _: rho)
+    return x0 + conjugate_gradients(operator, operator.A_adjoint(y - operator.A(x0)), rho).x
 
 
 @dataclass(frozen=True)
@@ -106,25 +105,28 @@ class Proximal:
     def __call__(self, x0: Tensor, t: int) -> Tensor:
         """Fit the estimate x0 (T, 3, H, W) made at timestep t to the measurement."""
         x0 = mix_channels(OPPONENT, x0)
-        y = self._y if isinstance(self._y, Tensor) else mix_channels(OPPONENT, self._y())
-        residual, error = y - self.operator.A(x0), self.trust.error(self.schedule, t)
-        del y  # a clip's worth of memory
+        error = self.trust.error(self.schedule, t)
         weights = _weights(self.trust.chroma, x0.dtype, x0.device)
         if self.gram is None:
-            rho = self._rho(error)
-            found = conjugate_gradients(self.operator, self.operator.A_adjoint(residual), rho * weights)
+            rho, b = self._rho(error), self.operator.A_adjoint(self._measured() - self.operator.A(x0))
+            found = conjugate_gradients(self.operator, b, rho * weights)
             self.iterations.append(found.iterations)
             self.unsolved.append(found.residual)
-            off = found.x
-        else:
-            residual = self.gram.rotate(residual)
-            off_by: float | Tensor = error
-            if self.trust.known:  # not all the way, as x0 was fitted to y before and looks nearer than it is
-                likely = likely_error(self.gram, residual[:, :1], self.trust.noise).clamp_max(error)
-                off_by = error ** (1 - TOWARDS_LIKELY) * likely**TOWARDS_LIKELY
-            rho = self._rho(off_by)
-            off = self.gram.correction(residual, rho * weights)
-        return mix_channels(RGB, x0.add_(off))
+            return mix_channels(RGB, x0.add_(found.x))
+
+        gram, trust = self.gram, self.trust
+
+        def rho_of(residual: Tensor) -> Tensor:
+            off: float | Tensor = error
+            if trust.known:  # not all the way, as x0 was fitted to y before and looks nearer than it is
+                likely = likely_error(gram, residual[:, :1], trust.noise).clamp_max(error)
+                off = error ** (1 - TOWARDS_LIKELY) * likely**TOWARDS_LIKELY
+            return self._rho(off) * weights
+
+        return mix_channels(RGB, gram.fitted(self.operator, x0, self._measured(), rho_of))
+
+    def _measured(self) -> Tensor:
+        return self._y if isinstance(self._y, Tensor) else mix_channels(OPPONENT, self._y())
 
     def _rho(self, error: float | Tensor) -> float | Tensor:
         self._rhos.append((self.trust.noise / error) ** 2)

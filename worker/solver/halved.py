@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from worker.solver.restore import Prior
+from worker.solver.stages import Prior
 
 
 def half(height: int, width: int) -> tuple[int, int]:

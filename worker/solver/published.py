@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worker.solver.operators import Chain, Operator, Shape
-from worker.solver.restore import Prior, Sampling, Watch, nobody
+from worker.solver.restore import Sampling
 from worker.solver.schedule import Schedule
 from worker.solver.spatial import Downsample, GaussianBlur
+from worker.solver.stages import Prior, Watch, nobody
 from worker.solver.temporal import TemporalAverage
 
 TAPS = 61

@@ -9,7 +9,7 @@ docs/algorithm.md maps each equation to its line, and lists where this departs f
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, NamedTuple, Protocol, get_args
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,33 +17,12 @@ from torch import Tensor
 from worker.solver.batches import MicroBatches
 from worker.solver.lowpass import gaussian_lowpass
 from worker.solver.schedule import Schedule
-from worker.solver.segments import crossfade, gathered
+from worker.solver.segments import crossfade
+from worker.solver.stages import Frames, Inversion, Lowpass, Prior, Room, Stages, Watch, in_memory, nobody
 
 MICRO_BATCH = 4
-Stage = Literal["invert", "denoise", "vae_decode", "data_step", "vae_encode"]
-STAGES: tuple[Stage, ...] = get_args(Stage)
-Watch = Callable[[Stage, int], None]
 DataStep = Callable[[Tensor, int], Tensor]
-Inversion = Callable[["Prior", Tensor, Schedule, Watch], Tensor]
-Lowpass = Callable[[Tensor, float], Tensor]
-Fresh = Callable[[Tensor, torch.Generator], Tensor]
-
-
-class Prior(Protocol):
-    """A latent image diffusion model, as far as the loop needs it."""
-
-    def encode(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] -> latents (B, C, h, w)."""
-
-    def decode(self, z: Tensor, size: tuple[int, int]) -> Tensor:
-        """Latents -> (B, 3, H, W) in about [-1, 1], size = (H, W)."""
-
-    def predict_noise(self, z: Tensor, t: int) -> tuple[Tensor, Tensor]:
-        """eps_theta(z, t), guided and unguided; the same tensor twice where there is no prompt."""
-
-
-def nobody(stage: Stage, frames: int) -> None:
-    """Watches nothing."""
+Fresh = Callable[[Tensor, int, torch.Generator], Tensor]
 
 
 def ddim_inversion(prior: Prior, z: Tensor, schedule: Schedule, watch: Watch = nobody) -> Tensor:
@@ -65,14 +44,17 @@ def straight_inversion(prior: Prior, z: Tensor, schedule: Schedule, watch: Watch
     return z if len(schedule.timesteps) == 1 else ddim_inversion(prior, z, ends, watch)
 
 
-def shared_noise(z: Tensor, generator: torch.Generator) -> Tensor:
-    """One sample of standard normal noise for all frames, (1, C, h, w); drawn on the CPU, typed and placed like z."""
-    return _drawn(z[:1], generator)
+def shared_noise(like: Tensor, frames: int, generator: torch.Generator) -> Tensor:
+    """One sample of standard normal noise for all frames, (T, C, h, w), of which one is in memory.
+
+    like: latents of one, (1, C, h, w), typed and placed as the noise is to be; it is drawn on the CPU.
+    """
+    return _drawn(like, generator).expand(frames, *like.shape[1:])
 
 
-def own_noise(z: Tensor, generator: torch.Generator) -> Tensor:
-    """A sample for each frame, (T, C, h, w): what the paper compares with."""
-    return _drawn(z, generator)
+def own_noise(like: Tensor, frames: int, generator: torch.Generator) -> Tensor:
+    """A sample for each frame: what the paper compares with."""
+    return _drawn(like.expand(frames, *like.shape[1:]), generator)
 
 
 def _drawn(z: Tensor, generator: torch.Generator) -> Tensor:
@@ -141,32 +123,32 @@ def restored(
     generator: torch.Generator,
     watch: Watch = nobody,
     batches: MicroBatches | None = None,
+    room: Room = in_memory,
 ) -> Iterator[Tensor]:
-    """Solve y = A x + noise for a clip x; pixels and noise of only one section are in memory, latents of all frames.
+    """Solve y = A x + noise for a clip x; pixels of only one section are in memory.
 
     generator: on the CPU, so that a seed means the same on every device. watch(stage, frames): called after each piece
     of work; what it raises ends the run. batches: how many frames go through the prior at a time; MICRO_BATCH, where it
-    is not given.
+    is not given. room: where latents and noise of all frames are.
 
     Yields each section, (T, 3, H, W), not clamped; frames that the one before has, too, go over from that to this one.
     """
     schedule = sampling.schedule
     stages = Stages(prior, schedule, watch, batches or MicroBatches(MICRO_BATCH))
-    z, frame = initial_latents(stages, sections, sampling, generator)
+    z, like, frame = initial_latents(stages, sections, sampling, generator, room)
+    count = sections[-1].frames.stop - sections[0].frames.start
+    eps = room(count, like)
 
     for index, t in enumerate(schedule.timesteps):
+        # Denoise every frame on its own; from here on z is what they would be without noise.
+        stages.denoise(z, eps, count, t)
+
         # Fresh noise is shared by all frames, which keeps them consistent.
         if t_next := schedule.next(index):
-            fresh = sampling.fresh(z, generator).expand_as(z)
+            fresh = sampling.fresh(like, count, generator)
 
-        eps, decoded, fitted = z[:0], frame[:0], frame[:0]  # of frames that the section before has, too
+        decoded, fitted = frame[:0], frame[:0]  # of frames that the section before has, too
         for section, new, done in in_turn(sections):
-            # Denoise every frame on its own; from here on z is what they would be without noise.
-            noise = stages.denoise(z[new], t)
-            if t_next:
-                noise = noise.mul_((1 - sampling.eta**2) ** 0.5).add_(sampling.eta * fresh[new])
-                eps = torch.cat([eps, noise])
-
             x = frame.new_empty(len(section.frames), *frame.shape[1:])
             x[: len(decoded)] = decoded
             stages.decode(z[new], x[len(decoded) :])
@@ -183,8 +165,8 @@ def restored(
 
             # Renoise.
             if t_next:
-                z[done] = stages.renoised(x[:own], eps[:own], t_next)
-                eps = eps[own:].clone()
+                noise = sampling.eta * fresh[done] + (1 - sampling.eta**2) ** 0.5 * eps[done]
+                z[done] = stages.renoised(x[:own], noise, t_next)
             else:
                 yield x
 
@@ -202,93 +184,35 @@ def in_turn(sections: Sequence[Section]) -> Iterator[tuple[Section, slice, slice
         stop = section.frames.stop
 
 
-@dataclass(frozen=True)
-class Stages:
-    """What is done a micro-batch at a time, each piece watched once it is done."""
-
-    prior: Prior
-    schedule: Schedule
-    watch: Watch
-    batches: MicroBatches
-
-    def denoise(self, z: Tensor, t: int) -> Tensor:
-        """Make of latents Tweedie's estimate of the clean ones, where they are; -> the noise they had, (T, C, h, w)."""
-        eps = torch.empty_like(z)
-
-        def work(part: slice) -> None:
-            guided, eps[part] = self.prior.predict_noise(z[part], t)
-            z[part] = (z[part] - self.schedule.noise(t) * guided) / self.schedule.signal(t)
-            self.watch("denoise", len(guided))
-
-        self.batches.over(len(z), work)
-        return eps
-
-    def decode(self, z0: Tensor, x: Tensor) -> None:
-        """Write what latents show into the clip x."""
-
-        def work(part: slice) -> None:
-            x[part] = self.prior.decode(z0[part], (x.shape[-2], x.shape[-1]))
-            self.watch("vae_decode", part.stop - part.start)
-
-        self.batches.over(len(x), work)
-
-    def smooth(self, x: Tensor, lowpass: Lowpass, width: float) -> None:
-        """Low-pass the clip x where it is."""
-
-        def work(part: slice) -> None:
-            x[part] = lowpass(x[part], width)
-
-        self.batches.over(len(x), work)
-
-    def renoised(self, x: Tensor, mixed: Tensor, t: int) -> Tensor:
-        """Latents of the clip x with noise `mixed` at timestep t, (T, C, h, w)."""
-        z = torch.empty_like(mixed)
-
-        def work(part: slice) -> None:
-            z[part] = self.schedule.signal(t) * self.prior.encode(x[part]) + self.schedule.noise(t) * mixed[part]
-            self.watch("vae_encode", part.stop - part.start)
-
-        self.batches.over(len(x), work)
-        return z
-
-    def encoded(self, x: Tensor) -> Tensor:
-        """Latents of the frames x, (T, C, h, w)."""
-        found: list[Tensor] = []
-
-        def work(part: slice) -> None:
-            found.append(self.prior.encode(x[part]))
-            self.watch("invert", 0)  # no step of it yet, but a sign of life
-
-        self.batches.over(len(x), work)
-        return torch.cat(found)
-
-    def invert(self, z: Tensor, inversion: Inversion) -> None:
-        """Take latents to the first timestep, where they are."""
-
-        def work(part: slice) -> None:
-            z[part] = inversion(self.prior, z[part], self.schedule, self.watch)
-
-        self.batches.over(len(z), work)
-
-
 def initial_latents(
-    stages: Stages, sections: Sequence[Section], sampling: Sampling, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Latents of all frames, (T, C, h, w), at the first timestep; and a frame, (1, 3, H, W)."""
-    found: list[Tensor] = []
-    frames: list[int] = []
+    stages: Stages, sections: Sequence[Section], sampling: Sampling, generator: torch.Generator, room: Room
+) -> tuple[Frames, Tensor, Tensor]:
+    """Latents of all frames, (T, C, h, w), at the first timestep; those of one, (1, C, h, w); a frame, (1, 3, H, W)."""
+    count = sections[-1].frames.stop - sections[0].frames.start
+    once = sampling.init == "first_frame"  # of each section
+    found: list[tuple[slice, Tensor]] = []
+    z: Frames | None = None
     for section, new, done in in_turn(sections):  # what two sections share is halved between them
         start, stop = ((one + other) // 2 for one, other in ((new.start, done.start), (new.stop, done.stop)))
         before = start - done.start
         lifted = section.lifted()[before : before + stop - start]
-        found.append(stages.encoded(lifted[:1] if sampling.init == "first_frame" else lifted))
-        frames.append(stop - start)
-    z, first = gathered(found), sampling.schedule.timesteps[0]
-    if sampling.init == "random":
-        fresh = sampling.fresh(z, generator)
-        z = sampling.schedule.signal(first) * z + sampling.schedule.noise(first) * fresh
+        latents = stages.encoded(lifted[:1] if once else lifted)
+        z = z if z is not None else room(count, latents[:1])
+        if once:
+            found.append((slice(start, stop), latents))
+        else:
+            z[start:stop] = latents
+    assert z is not None  # there is a section
+    first, like = sampling.schedule.timesteps[0], latents[:1].clone()
+    if once:
+        firsts = torch.cat([latents for _, latents in found])
+        stages.invert(firsts, len(firsts), sampling.inversion)
+        for n, (where, _) in enumerate(found):
+            z[where] = firsts[n : n + 1].expand(where.stop - where.start, *like.shape[1:])
+    elif sampling.init == "random":
+        fresh = sampling.fresh(like, count, generator)
+        for _, new, _ in in_turn(sections):
+            z[new] = sampling.schedule.signal(first) * z[new] + sampling.schedule.noise(first) * fresh[new]
     else:
-        stages.invert(z, sampling.inversion)
-    if sampling.init == "first_frame":
-        z = z.repeat_interleave(torch.tensor(frames, device=z.device), 0)
-    return z, lifted[:1].clone()
+        stages.invert(z, count, sampling.inversion)
+    return z, like, lifted[:1].clone()

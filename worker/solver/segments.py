@@ -148,16 +148,6 @@ def crossfade(before: Tensor, after: Tensor) -> Tensor:
     return before.lerp(after, weight[:, None, None, None])
 
 
-def gathered(pieces: list[Tensor]) -> Tensor:
-    """All of them after each other, each let go of once it is copied: `torch.cat` would hold them twice."""
-    whole, start = pieces[0].new_empty(sum(map(len, pieces)), *pieces[0].shape[1:]), 0
-    while pieces:
-        piece = pieces.pop(0)
-        whole[start : start + len(piece)] = piece
-        start += len(piece)
-    return whole
-
-
 def _support(row: Tensor) -> range:
     """The columns a measured frame is made of."""
     columns = row.nonzero().flatten()

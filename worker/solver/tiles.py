@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from worker.solver.placed import placed
-from worker.solver.restore import Prior
+from worker.solver.stages import Prior
 
 OVERLAP = 1 / 4  # of a tile, at least
 LEAST_OVERLAP = 4  # multiples, at least

@@ -17,7 +17,8 @@ from worker.solve import pose
 from worker.solver.batches import MicroBatches
 from worker.solver.data_step import Proximal
 from worker.solver.prior import DiffusersPrior, load_prior
-from worker.solver.restore import Prior, Section, restored
+from worker.solver.restore import Section, restored
+from worker.solver.stages import Prior
 from worker.solver.temporal import TemporalAverage
 from worker.solver.tiles import Tiled, Tiling
 from worker.video import Beside

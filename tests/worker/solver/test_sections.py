@@ -1,6 +1,8 @@
 """A clip in sections that go through the sampler together, with a prior that is anything but an oracle."""
 
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,9 +10,11 @@ from torch import Tensor
 
 from tests.worker.solver.test_loop import Wavy
 from worker.solver.batches import MicroBatches
-from worker.solver.restore import Sampling, Section, Stage, restore, restored
+from worker.solver.restore import Sampling, Section, restore, restored
 from worker.solver.schedule import Schedule, scaled_linear
 from worker.solver.segments import crossfade
+from worker.solver.stages import Stage
+from worker.storage import Spilled
 
 SECTIONS = [range(0, 8), range(5, 13), range(10, 18)]
 FRAMES, SIZE = 18, 16
@@ -22,17 +26,25 @@ class Counting(Wavy):
     def __init__(self) -> None:
         super().__init__()
         self.frames = {"encode": 0, "decode": 0, "noise": 0}
+        self.turns: list[str] = []  # which network was needed, each time that it was not the one before
+
+    def _turn(self, network: str) -> None:
+        if self.turns[-1:] != [network]:
+            self.turns.append(network)
 
     def encode(self, x: Tensor) -> Tensor:
         self.frames["encode"] += len(x)
+        self._turn("vae")
         return super().encode(x)
 
     def decode(self, z: Tensor, size: tuple[int, int]) -> Tensor:
         self.frames["decode"] += len(z)
+        self._turn("vae")
         return super().decode(z, size)
 
     def predict_noise(self, z: Tensor, t: int) -> tuple[Tensor, Tensor]:
         self.frames["noise"] += len(z)
+        self._turn("unet")
         return super().predict_noise(z, t)
 
 
@@ -87,6 +99,26 @@ def test_every_frame_is_sampled_once(clip: Tensor, init: str) -> None:
         "noise": FRAMES * (steps + (steps - 1 if init == "every_frame" else 0)),
     }
     assert heard == dict.fromkeys(heard, FRAMES * steps)
+
+
+def test_networks_take_turns_once_a_step(clip: Tensor) -> None:
+    """However many sections there are: with `VXL_MEMORY=low` each turn fetches gigabytes."""
+    how, prior = sampling(), Counting()
+    for _ in restored(prior, sections(clip), how, torch.Generator(), batches=MicroBatches(4)):
+        pass
+    assert prior.turns == ["vae"] + ["unet", "vae"] * len(how.schedule.timesteps)  # the inversion goes before the first
+
+
+def test_frames_may_lie_in_files(clip: Tensor, tmp_path: Path) -> None:
+    def room(frames: int, like: Tensor) -> Spilled:
+        return Spilled(tmp_path, (frames, *like.shape[1:]), like.dtype)
+
+    def made(**where: Any) -> list[Tensor]:
+        return list(restored(Wavy(), sections(clip), how, torch.Generator().manual_seed(7), **where))
+
+    for init in ("every_frame", "first_frame", "random"):
+        how = sampling(init=init)
+        assert all(torch.equal(a, b) for a, b in zip(made(), made(room=room), strict=True))
 
 
 def test_of_frames_that_two_sections_share_the_result_goes_over_from_one_to_the_other(clip: Tensor) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from worker.solver.closed_form import closed_form
 from worker.solver.data_step import data_step
 from worker.solver.operators import Chain, Mask, Operator
-from worker.solver.segments import Timeline, beginning, crossfade, gathered, runs
+from worker.solver.segments import Timeline, beginning, crossfade, runs
 from worker.solver.spatial import Downsample, GaussianBlur
 from worker.solver.temporal import TemporalAverage, TemporalDownsample
 
@@ -149,10 +149,3 @@ def test_parts_that_share_frames_go_together_up_to_a_length() -> None:
 def test_parts_that_share_nothing_stay_alone() -> None:
     parts = Timeline([GaussianBlur(1.0)], 120).parts(25)
     assert [len(run) for run in runs(parts, 1000)] == [1] * len(parts)
-
-
-def test_pieces_are_gathered_in_order_and_let_go_of() -> None:
-    whole = clip()
-    pieces = [whole[:7], whole[7:8], whole[8:]]
-    torch.testing.assert_close(gathered(pieces), whole, rtol=0, atol=0)
-    assert pieces == []
