@@ -107,12 +107,10 @@ class Pipeline:
         self._micro_batch, self._budget = micro_batch, budget
         self._chosen: tuple[Choice, MicroBatches] | None = None
         self._report = FrameReport()
-        self._scratch = Path()
 
     def run(self, directory: Path) -> Outcome:
         """Write output, preview and comparison into the directory. Raises NotFinite where the prior fails."""
         keep_little()
-        self._scratch = directory
         seen = self.seen
         scenes = seen.scenes if self._may_cut() else [range(len(seen.pts))]
         timelines = [Timeline(self.setup.operator.operators, self._true_frames(len(scene))) for scene in scenes]
@@ -129,7 +127,7 @@ class Pipeline:
                 self._report.cut()
                 if self._comparison:
                     self._comparison.cut()
-                for shown in self._solved(outcome, scene, timeline, plan):
+                for shown in self._solved(outcome, scene, timeline, plan, directory):
                     restored, lifted = _kept(shown.restored), _kept(shown.lifted)
                     for n in range(len(shown.restored)):
                         timestamp = times[shown.first + n]
@@ -169,6 +167,10 @@ class Pipeline:
         """How many true frames may be latents at a time."""
         return 0 if self._source.moves or self.setup.published else RUN * self.part_frames
 
+    @property
+    def _gpu(self) -> bool:
+        return self.prior.device.type == "cuda"
+
     def _true_frames(self, frames: int) -> int:
         return frames if self.wanted.simulate else self.setup.operator.clip_shape((frames, 3, 1, 1))[0]
 
@@ -178,7 +180,9 @@ class Pipeline:
 
     # --- solving
 
-    def _solved(self, outcome: Outcome, scene: range, timeline: Timeline, plan: list[list[Part]]) -> Iterator[Shown]:
+    def _solved(
+        self, outcome: Outcome, scene: range, timeline: Timeline, plan: list[list[Part]], scratch: Path
+    ) -> Iterator[Shown]:
         """The true frames of a scene, in order, where parts overlap cross-faded."""
         parts = [part for run in plan for part in run]
         end = Part(*(range(count, count) for count in (timeline.measured, timeline.frames)))
@@ -186,7 +190,7 @@ class Pipeline:
         noise = None if self.wanted.noise_sigma is None else stated_noise(self.wanted.noise_sigma)
         held: tuple[Tensor, Tensor] | None = None
         for run in plan:
-            for one, x in self._solve(scene, timeline, run, noise):
+            for one, x in self._solve(scene, timeline, run, noise, Storage(run, scratch, self._gpu)):
                 if x.sum().isnan():  # a clamped clip has nothing else that is not finite
                     raise NotFinite
                 then, lifted = next(later), one.problem.lifted
@@ -243,13 +247,11 @@ class Pipeline:
         return self._chosen[1]
 
     def _solve(
-        self, scene: range, timeline: Timeline, parts: list[Part], noise: Noise | None
+        self, scene: range, timeline: Timeline, parts: list[Part], noise: Noise | None, store: Storage
     ) -> Iterator[tuple[Posed, Tensor]]:
         """The parts of a run and their true frames, (T, 3, H, W) in [-1, 1]; each is read once the loop takes it up."""
-        gpu = self.prior.device.type == "cuda"
-        store = Storage(parts, self._scratch, gpu)
         posed = [self._posed(scene, timeline, parts[0], store, noise)]
-        stay = not (store.alone or gpu)  # between them, what is freed is left in pieces
+        stay = not (store.alone or self._gpu)  # between them, what is freed is left in pieces
 
         def nth(n: int) -> Posed:
             if n == len(posed):
@@ -271,7 +273,7 @@ class Pipeline:
 
         first, settings, batches = posed[0].problem, self.wanted.solver, self._batches(posed[0])
         sections = [section(n) for n in range(len(parts))]
-        lagging = Lagging(self.follower.watch, self.follower.check) if gpu else None
+        lagging = Lagging(self.follower.watch, self.follower.check) if self._gpu else None
         watch = lagging.watch if lagging else self.follower.watch
         for n, x in enumerate(solve_sections(self.prior, first, sections, settings, watch, batches, store.room)):
             yield posed[n], x

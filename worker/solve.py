@@ -210,11 +210,8 @@ class Setup:
         tiling = Tiling.within(self.tile_pixels, height, width, self.multiple)
         if self.device.type == "cuda":
             measured = measured.pin_memory()  # from where a copy keeps nobody waiting
-        device, sampling, published = self.device, self.sampling, self.published
-        shape = measured.shape
-        return Problem(
-            operator, gram, lambda: measured, shape, device, noise, sampling, tuning, tiling, self.halved, published
-        )
+        how = noise, self.sampling, tuning, tiling, self.halved, self.published
+        return Problem(operator, gram, lambda: measured, measured.shape, self.device, *how)
 
 
 def setup(

@@ -1,5 +1,6 @@
 """Frames that are kept in files, and shared by parts that overlap."""
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,19 @@ def test_nothing_is_left_in_the_directory(tmp_path: Path) -> None:
     kept = Spilled(tmp_path, (2, 3), torch.float32)
     kept[0:2] = torch.ones(2, 3)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_is_full_is_told_of(tmp_path: Path) -> None:
+    kept = Spilled(tmp_path, (4, 1 << 18), torch.float32)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2 << 20, hard))  # which a file hits as it does the end of a disk
+    try:
+        kept[0:2] = torch.ones(2, 1 << 18)
+        with pytest.raises(OSError, match="File too large"):
+            kept[2:4] = torch.ones(2, 1 << 18)
+        assert float(kept[0:2].sum()) == 2 << 18
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_parts_that_overlap_have_their_frames_once(tmp_path: Path) -> None:
