@@ -1,13 +1,14 @@
 """Frames of a file as they are needed, in order: each is read once and dropped once nobody wants it."""
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from itertools import chain, islice
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from worker.lane import threads_beside
 from worker.video import iter_frames, iter_mask, nothing
 
 
@@ -21,7 +22,7 @@ class FrameWindow:
         self._frames = frames
         self._held: list[Tensor] = []
         self._first = 0  # number of the first frame held
-        self._thread = ThreadPoolExecutor(1)
+        self._thread = threads_beside()
         self._reading: Future[None] | None = None
 
     def take(self, wanted: range) -> Tensor:

@@ -6,8 +6,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
+import torch
+
 T = TypeVar("T")
 _MOST_WAITING: Final = 32  # pieces of work; a frame of 1280x768 waits in some 8 MB
+
+
+def threads_beside(count: int = 1) -> ThreadPoolExecutor:
+    """Threads that leave the solver its cores: torch takes one core for what each of them does.
+
+    OpenMP counts the threads of all teams there are. Once they are more than the cores, those of the solver's no longer
+    wait for one another awake, which makes its networks a tenth slower for as long as another team is there, busy or not.
+    """
+    torch.get_num_threads()  # settles that of this thread; one that has none yet takes what was set last, anywhere
+    return ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
 
 
 class Lane:
@@ -17,7 +29,7 @@ class Lane:
     """
 
     def __init__(self, threads: int = 1) -> None:
-        self._threads = ThreadPoolExecutor(threads)
+        self._threads = threads_beside(threads)
         self._waiting: deque[Future[Any]] = deque()
 
     def __enter__(self) -> Self:
