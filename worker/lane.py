@@ -16,7 +16,7 @@ def threads_beside(count: int = 1) -> ThreadPoolExecutor:
     """Threads that leave the solver its cores: torch takes one core for what each of them does.
 
     OpenMP counts the threads of all teams there are. Once they are more than the cores, those of the solver's no longer
-    wait for one another awake, which makes its networks a tenth slower for as long as another team is there, busy or not.
+    wait for one another awake, and its networks take a tenth longer for as long as another team is there, busy or not.
     """
     torch.get_num_threads()  # settles that of this thread; one that has none yet takes what was set last, anywhere
     return ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))

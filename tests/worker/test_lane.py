@@ -4,8 +4,9 @@ import threading
 import time
 
 import pytest
+import torch
 
-from worker.lane import Lane
+from worker.lane import Lane, threads_beside
 
 
 def test_pieces_are_done_in_order_beside_the_caller_and_the_end_waits_for_all() -> None:
@@ -61,3 +62,14 @@ def test_what_fails_is_raised_and_the_rest_is_not_done() -> None:
         lane.put(done.append, 1)
         raise KeyError
     assert done == []
+
+
+def test_threads_beside_the_solver_take_a_core_each_and_the_solver_keeps_its_own() -> None:
+    """Or OpenMP would count more threads than cores, and have the solver's fall asleep whenever they wait."""
+    before = torch.get_num_threads()
+    with threads_beside(2) as threads:
+        both = threading.Barrier(2)  # so that each of them is asked
+        waits = [threads.submit(both.wait, 10) for _ in range(2)]
+        asked = [threads.submit(torch.get_num_threads) for _ in range(8)]
+        assert {one.result() for one in asked} == {1} and all(one.exception() is None for one in waits)
+    assert torch.get_num_threads() == before

@@ -107,17 +107,15 @@ class Gram:
         return values
 
     def fitted(self, operator: Chain, x0: Tensor, y: Tensor, rho_of: Callable[[Tensor], Rho]) -> Tensor:
-        """x0 + K A^T (A K A^T + rho N)^-1 (y - A x0), (T, C, H, W); x0 is overwritten.
+        """x0 + K A^T (A K A^T + rho N)^-1 (y - A x0), (T, C, H, W); x0 and y are overwritten.
 
         operator: A. rho_of: tells rho from y - A x0, as `rotate` gives it.
         """
         if self.gains is None:
-            rotated = self.rotate(y - operator.A(x0))
-            del y  # a clip's worth of memory
+            rotated = self.rotate(y.sub_(operator.A(x0)))
             return x0.add_(self.correction(rotated, rho_of(rotated)))
         # All of it goes by frequency: two transforms forth and one back, and no blur.
-        u, r, gains = self._forth(x0), self._forth(y.clone()), self.gains
-        del y
+        u, r, gains = self._forth(x0), self._forth(y), self.gains
         if self.mix is None:
             r.addcmul_(gains, u, value=-1)
         for octave in self.octaves:
@@ -134,8 +132,11 @@ class Gram:
         return self._back(u)
 
     def rotate(self, y: Tensor) -> Tensor:
-        """(T', C, H', W') -> the same in the coordinates where A K A^T is diagonal and the noise is white."""
-        u = self._forth(y.clone())
+        """(T', C, H', W') -> the same in the coordinates where A K A^T is diagonal and the noise is white.
+
+        y is overwritten.
+        """
+        u = self._forth(y)
         for octave in self.octaves:
             for rows, columns in octave.where:
                 u[..., rows, columns] = mix_frames(octave.forth, u[..., rows, columns])

@@ -55,7 +55,7 @@ def data_step(operator: Chain, gram: Gram | None, x0: Tensor, y: Tensor, rho: Rh
     gradients, with K = N = I.
     """
     if gram is not None:
-        return gram.fitted(operator, x0.clone(), y, lambda _: rho)
+        return gram.fitted(operator, x0.clone(), y.clone(), lambda _: rho)
     return x0 + conjugate_gradients(operator, operator.A_adjoint(y - operator.A(x0)), rho).x
 
 
@@ -103,16 +103,16 @@ class Proximal:
         return [float(rho) for rho in self._rhos]
 
     def __call__(self, x0: Tensor, t: int) -> Tensor:
-        """Fit the estimate x0 (T, 3, H, W) made at timestep t to the measurement."""
-        x0 = mix_channels(OPPONENT, x0)
+        """Fit the estimate x0 (T, 3, H, W) made at timestep t to the measurement, where it is."""
+        mix_channels(OPPONENT, x0, x0)
         error = self.trust.error(self.schedule, t)
         weights = _weights(self.trust.chroma, x0.dtype, x0.device)
         if self.gram is None:
-            rho, b = self._rho(error), self.operator.A_adjoint(self._measured() - self.operator.A(x0))
+            rho, b = self._rho(error), self.operator.A_adjoint(self._measured().sub_(self.operator.A(x0)))
             found = conjugate_gradients(self.operator, b, rho * weights)
             self.iterations.append(found.iterations)
             self.unsolved.append(found.residual)
-            return mix_channels(RGB, x0.add_(found.x))
+            return mix_channels(RGB, x0.add_(found.x), x0)
 
         gram, trust = self.gram, self.trust
 
@@ -123,10 +123,14 @@ class Proximal:
                 off = error ** (1 - TOWARDS_LIKELY) * likely**TOWARDS_LIKELY
             return self._rho(off) * weights
 
-        return mix_channels(RGB, gram.fitted(self.operator, x0, self._measured(), rho_of))
+        return mix_channels(RGB, gram.fitted(self.operator, x0, self._measured(), rho_of), x0)
 
     def _measured(self) -> Tensor:
-        return self._y if isinstance(self._y, Tensor) else mix_channels(OPPONENT, self._y())
+        """A clip of its own, to be overwritten."""
+        if isinstance(self._y, Tensor):
+            return self._y.clone()
+        y = self._y()
+        return mix_channels(OPPONENT, y, y)
 
     def _rho(self, error: float | Tensor) -> float | Tensor:
         self._rhos.append((self.trust.noise / error) ** 2)
@@ -188,9 +192,16 @@ def further_off(gram: Gram, operator: Operator, lifted: Tensor, y: Tensor, noise
     return min(FURTHEST, max(1.0, max(tries)[1] / USUAL) ** 2)
 
 
-def mix_channels(matrix: Tensor, x: Tensor) -> Tensor:
-    """(T, C, H, W) -> (T, C', H, W): the same matrix (C', C) for every pixel."""
-    return torch.einsum("ij,tjhw->tihw", placed(matrix, x), x)
+def mix_channels(matrix: Tensor, x: Tensor, into: Tensor | None = None) -> Tensor:
+    """(T, C, H, W) -> (T, C', H, W): the same matrix (C', C) for every pixel. into: where it is to be, which may be x.
+
+    A second clip in memory would cost more time than the products do.
+    """
+    mixed = x.new_empty(len(x), len(matrix), *x.shape[2:]) if into is None else into
+    matrix = placed(matrix, x)
+    for frame, made in zip(x, mixed, strict=True):
+        made.copy_((matrix @ frame.flatten(1)).view_as(made))
+    return mixed
 
 
 class Solution(NamedTuple):

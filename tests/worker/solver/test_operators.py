@@ -138,7 +138,7 @@ def test_colour_may_weigh_otherwise_than_brightness(operator: Chain, tolerance: 
     schedule = Schedule.leading(scaled_linear(), 25, 0.3)
     noise, t = 0.02, 121
     rho = (noise / (0.1 + 0.06 * schedule.noise(t) / schedule.signal(t))) ** 2
-    x = Proximal(operator, closed_form(operator, y), y, schedule, Trust(noise, floor=0.1, chroma=16))(x0, t)
+    x = Proximal(operator, closed_form(operator, y), y, schedule, Trust(noise, floor=0.1, chroma=16))(x0.clone(), t)
     for component, weight in (([1.0, 1, 1], 1), ([1.0, 0, -1], 16), ([-1.0, 2, -1], 16)):
         row = torch.tensor(component, dtype=torch.float64).view(3, 1, 1)
         one, x0_one, y_one = ((z * row).sum(1, keepdim=True) for z in (x, x0, y))
