@@ -16,7 +16,7 @@ from torch import Tensor
 
 from app.degradations import Task, degradations_of
 from app.restoration import SolverSettings
-from worker.solve import PUBLISHED_ITERATIONS, operator_of, pose
+from worker.solve import PUBLISHED_ITERATIONS, pose
 from worker.solver.batches import MicroBatches
 from worker.solver.operators import Chain, Mask, Operator
 from worker.solver.prior import DiffusersPrior
@@ -32,6 +32,7 @@ from worker.solver.restore import DataStep, Sampling, restore
 from worker.solver.schedule import Schedule
 from worker.solver.spatial import GaussianBlur
 from worker.solver.stages import Prior
+from worker.stated import operator_of
 from worker.tuning import PAPER
 from worker.video import Beside
 

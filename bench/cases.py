@@ -11,10 +11,11 @@ from torch import Tensor
 from app.degradations import Task, degradations_of
 from app.restoration import SolverSettings
 from worker.encode import write_clip
-from worker.solve import Problem, operator_of, pose
+from worker.solve import Problem, pose
 from worker.solver.prior import DiffusersPrior
 from worker.solver.restore import ddim_inversion, straight_inversion
 from worker.solver.schedule import Schedule
+from worker.stated import operator_of
 from worker.tuning import tuning_of
 from worker.video import Beside, Clip, read_clip
 

@@ -17,10 +17,11 @@ from torch import Tensor
 from app.degradations import Task, degradations_of
 from app.restoration import SolverSettings
 from worker.measures import psnr
-from worker.solve import operator_of, pose
+from worker.solve import pose
 from worker.solver.operators import Mask
 from worker.solver.prior import DiffusersPrior, load_prior
 from worker.solver.published import published_data_step, published_operators
+from worker.stated import operator_of
 from worker.video import Beside, read_clip
 
 NOISES = ("8 bits", "1%")

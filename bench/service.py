@@ -26,7 +26,7 @@ from worker.encode import write_clip
 from worker.solver.stages import STAGES
 from worker.video import read_clip
 
-FINE = 0.02  # seconds between two looks at a job
+LOOK = 0.5  # seconds between two looks at a job, as a client would take; times are the job's own
 
 
 def finished(client: httpx.Client, upload_id: str, task: Task) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def finished(client: httpx.Client, upload_id: str, task: Task) -> dict[str, Any]
     request = {"source": {"upload_id": upload_id}, "task": task.value}
     job: dict[str, Any] = client.post("/v1/jobs", json=request).raise_for_status().json()
     while not job["terminal"]:
-        time.sleep(FINE)
+        time.sleep(LOOK)
         job = client.get(job["urls"]["self"]).raise_for_status().json()
     assert job["status"] == "succeeded", job["error"]
     return job

@@ -29,9 +29,10 @@ from torch import Tensor
 from app.degradations import Task, degradations_of
 from app.restoration import SolverSettings
 from worker.measures import psnr
-from worker.solve import operator_of, pose, solve
+from worker.solve import pose, solve
 from worker.solver.prior import load_prior
 from worker.solver.tiles import Tiling, seam_lines
+from worker.stated import operator_of
 from worker.video import Beside, read_clip
 
 WHOLE = 1 << 40  # pixels: no frame is larger

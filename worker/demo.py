@@ -24,7 +24,7 @@ from torch import Tensor
 from app.degradations import Task, degradations_of
 from worker.encode import write_clip
 from worker.measures import psnr, sharpness, ssim
-from worker.solve import operator_of
+from worker.stated import operator_of
 from worker.video import Beside, Clip, read_clip
 
 SAMPLE = Path(__file__).resolve().parent.parent / "app" / "static" / "sample.mp4"

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Final, Protocol, cast
+from typing import Final, Literal, Protocol, cast
 
 import av
 from av.audio.stream import AudioStream
@@ -16,11 +16,12 @@ from av.video.stream import VideoStream
 from app.containers import HEAD_BYTES, UploadKind, demuxer_of
 from worker.colour import BT709, LIMITED
 
+Speed = Literal["medium", "superfast"]  # of x264's presets
 _AUDIO_OF_MP4: Final = frozenset({"aac", "mp3", "ac3", "eac3", "alac", "flac", "opus"})
 
 # The same frames must make the same bytes. Those depend on how many threads encode, so that is fixed; and macroblock
 # trees are off, as x264's AVX-512 code for them reads memory nobody wrote: every run differed, on one thread too.
-_X264: Final = {"preset": "medium", "threads": "4", "x264-params": "mbtree=0"}
+_X264: Final = {"threads": "4", "x264-params": "mbtree=0"}
 
 
 def opened(path: Path, kind: UploadKind = "clip") -> InputContainer:
@@ -77,10 +78,11 @@ class Look(Protocol):
 
 
 def h264_stream(
-    output: OutputContainer, width: int, height: int, pixel_format: str, crf: int, like: Look
+    output: OutputContainer, width: int, height: int, pixel_format: str, crf: int, speed: Speed, like: Look
 ) -> VideoStream:
     """A stream for frames of that size and format, tagged BT.709 matrix and limited range."""
-    stream = output.add_stream("libx264", rate=like.rate.limit_denominator(1001), options={**_X264, "crf": str(crf)})
+    options = {**_X264, "crf": str(crf), "preset": speed}
+    stream = output.add_stream("libx264", rate=like.rate.limit_denominator(1001), options=options)
     stream.width, stream.height, stream.pix_fmt = width, height, pixel_format
     context = stream.codec_context
     stream.time_base = context.time_base = like.time_base

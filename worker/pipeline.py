@@ -194,7 +194,7 @@ class Pipeline:
                 if x.sum().isnan():  # a clamped clip has nothing else that is not finite
                     raise NotFinite
                 then, lifted = next(later), one.problem.lifted
-                self._explained(scene, one, x, lifted, then.measured.start - one.part.measured.start)
+                self._explained(scene, one, x, then.measured.start - one.part.measured.start)
                 outcome.settings = outcome.settings or one.problem.settings(one.data_step)
                 restored, lifted = (z.clamp_(-1, 1).add_(1).div_(2) for z in (x, lifted))
                 if held is not None:
@@ -224,6 +224,7 @@ class Pipeline:
         like: Problem | None = None,
     ) -> Posed:
         """A part, read and ready. store: keeps its frames. noise, like: that of the part before, and what it was."""
+        self.follower.watch("invert", 0)  # what came before is the solver's, and reading is not
         measured, truth = self._source.take(scene, timeline, part)
         read = store.measured.kept(part.measured, measured)
         problem = self.setup.pose(read(), noise, self._source.operators(timeline, part), like)
@@ -231,9 +232,9 @@ class Pipeline:
         clean = None if truth is None else store.truth.kept(part.true, truth)
         return Posed(part, problem, problem.data_step(hold=store.alone), clean)
 
-    def _explained(self, scene: range, one: Posed, x: Tensor, lifted: Tensor, frames: int) -> None:
+    def _explained(self, scene: range, one: Posed, x: Tensor, frames: int) -> None:
         """Report how well a part explains its measured frames, so many of which no later part has."""
-        after, before = (one.problem.residuals(z, frames) for z in (x, lifted))
+        after, before = one.problem.residuals(x, frames), one.problem.unexplained[:frames]
         values = one.problem.shape[1:].numel()
         self._report.explained(scene.start + one.part.measured.start, after, before, one.problem.noise, values)
         self._report.fitted(getattr(one.data_step, "unsolved", []))

@@ -1,4 +1,4 @@
-"""From what a client states to what the solver takes: operators, noise, and the settings each task does best with."""
+"""From what a client states to what the solver takes: noise, and the settings each task does best with."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -8,26 +8,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from app import degradations as stated
 from app.degradations import Degradation
 from app.restoration import SolverSettings, Tier
 from worker.solver.batches import MicroBatches
 from worker.solver.closed_form import Gram, closed_form
 from worker.solver.data_step import Proximal, Trust, further_off
 from worker.solver.halved import Halved, half
-from worker.solver.kernels import disc_kernel, gaussian_kernel, motion_kernel
 from worker.solver.memory import likely_memories
 from worker.solver.noise import COMPRESSION, ROUNDING, Noise, find_noise
-from worker.solver.operators import Chain, Mask, Operator
+from worker.solver.operators import Chain, Mask
 from worker.solver.prior import DiffusersPrior
 from worker.solver.published import published_data_step, published_operators, published_sampling
 from worker.solver.restore import DataStep, Sampling, Section, restored, straight_inversion
 from worker.solver.schedule import Schedule
 from worker.solver.segments import beginning
-from worker.solver.spatial import Convolution, Downsample, GaussianBlur
 from worker.solver.stages import Prior, Room, Watch, in_memory, nobody
-from worker.solver.temporal import TemporalAverage, TemporalDownsample
 from worker.solver.tiles import Tiled, Tiling
+from worker.stated import operator_of
 from worker.tiers import at_tier
 from worker.tuning import PAPER, Tuning, tuning_of
 from worker.video import Beside
@@ -42,6 +39,7 @@ class Problem:
 
     gram: how A A^T is inverted, where there is a closed form. measured: gives it as it was given, (T', 3, H', W') in
     [0, 1], of that shape.
+    unexplained: RMS of y - A lift(y) for each measured frame, in pixels of [0, 1]: what the first guess leaves.
     tiling: how the prior goes over its frames. halved: whether it is shown frames half as large, which `tiling` is of
     then. published: whether all is done as the published solver does it.
     """
@@ -50,6 +48,7 @@ class Problem:
     gram: Gram | None
     measured: Callable[[], Tensor]
     shape: torch.Size
+    unexplained: list[float]
     device: torch.device
     noise: Noise
     sampling: Sampling
@@ -104,8 +103,9 @@ class Problem:
     def degraded_by(self, operator: Chain) -> "Problem":
         """The same measurement by other operators, that give frames of the same size and number."""
         y = self.y
-        gram = _remembering(closed_form(operator, y, self.gram), operator, y, self.noise)
-        return replace(self, operator=operator, gram=gram)
+        off = y - operator.A(operator.lift(y))
+        gram = _remembering(closed_form(operator, y, self.gram), operator, off, self.noise)
+        return replace(self, operator=operator, gram=gram, unexplained=_rms(off))
 
     def residuals(self, x: Tensor, frames: int | None = None) -> list[float]:
         """RMS of y - A x for each measured frame, or the first so many of them, in pixels of [0, 1]."""
@@ -113,53 +113,27 @@ class Problem:
         if len(y) < self.shape[0]:
             operator, taken = beginning(operator, len(y))
             x = x[:taken]
-        off = y.sub_(operator.A(x))
-        rms = torch.linalg.vector_norm(off, dim=(1, 2, 3)) / sqrt(off[0].numel()) / 2
-        return [float(one) for one in rms.tolist()]
+        return _rms(y.sub_(operator.A(x)))
 
     def residual(self, x: Tensor) -> float:
         """RMS of y - A x, in pixels of [0, 1]."""
         return sqrt(sum(one**2 for one in self.residuals(x)) / self.shape[0])
 
 
-def operator_of(degradations: list[Degradation], beside: Beside, device: torch.device) -> Chain:
-    """The operators a client's list stands for."""
-    return Chain([_operator(degradation, beside, device) for degradation in degradations])
+def _rms(off: Tensor) -> list[float]:
+    """That of each frame of (T, 3, H, W) in [-1, 1], in pixels of [0, 1]."""
+    found: list[float] = (torch.linalg.vector_norm(off, dim=(1, 2, 3)) / sqrt(off[0].numel()) / 2).tolist()
+    return found
 
 
-def _operator(degradation: Degradation, beside: Beside, device: torch.device) -> Operator:
-    match degradation:
-        case stated.Downsample():
-            return Downsample(degradation.factor, degradation.filter)
-        case stated.GaussianBlur() if degradation.sigma is not None:
-            return GaussianBlur(degradation.sigma)
-        case stated.GaussianBlur():
-            assert degradation.sigma_x is not None and degradation.sigma_y is not None  # its validator saw to that
-            return Convolution(gaussian_kernel(degradation.sigma_x, degradation.sigma_y, degradation.angle))
-        case stated.MotionBlur():
-            return Convolution(motion_kernel(degradation.length, degradation.angle))
-        case stated.DiscBlur():
-            return Convolution(disc_kernel(degradation.radius))
-        case stated.KernelBlur():
-            kernel = beside.kernel if degradation.kernel is None else torch.tensor(degradation.kernel).double()
-            if kernel is None:
-                raise ValueError("a kernel is stated but none is given")
-            return Convolution(kernel / kernel.sum())
-        case stated.TemporalAverage():
-            return TemporalAverage(degradation.window, degradation.boundary)
-        case stated.TemporalDownsample():
-            return TemporalDownsample(degradation.factor)
-        case stated.Mask():
-            if beside.mask is None:
-                raise ValueError("a mask is stated but none is given")
-            return Mask(beside.mask.to(device))
+def _remembering(gram: Gram | None, operator: Chain, off: Tensor, noise: Noise) -> Gram | None:
+    """The gram for errors that last as long as those of the first guess do, where frames were mixed.
 
-
-def _remembering(gram: Gram | None, operator: Chain, y: Tensor, noise: Noise) -> Gram | None:
-    """The gram for errors that last as long as those of lift(y) do, where frames were mixed."""
+    off: y - A lift(y).
+    """
     if gram is None or gram.mix is None:
         return gram
-    memories = likely_memories(gram, operator, y, 2 * noise.sigma)
+    memories = likely_memories(gram, operator, off, 2 * noise.sigma)
     return gram.remembering(memories, noise.memory, noise.rise)
 
 
@@ -199,11 +173,12 @@ class Setup:
         if known is not None:
             y = y * known
         lifted = operator.lift(y)
-        gram = _remembering(gram, operator, y, noise)
+        off = y - operator.A(lifted)
+        gram = _remembering(gram, operator, off, noise)
         tuning = self.tuning
         if gram is not None and gram.mixes_spectra and not noise.measured:
-            off = further_off(gram, operator, lifted, y, 2 * noise.sigma)
-            tuning = replace(tuning, floor=off * tuning.floor, slope=off * tuning.slope)
+            times = further_off(gram, off, 2 * noise.sigma)
+            tuning = replace(tuning, floor=times * tuning.floor, slope=times * tuning.slope)
         height, width = lifted.shape[-2:]
         if self.halved:
             height, width = half(height, width)
@@ -211,7 +186,7 @@ class Setup:
         if self.device.type == "cuda":
             measured = measured.pin_memory()  # from where a copy keeps nobody waiting
         how = noise, self.sampling, tuning, tiling, self.halved, self.published
-        return Problem(operator, gram, lambda: measured, measured.shape, self.device, *how)
+        return Problem(operator, gram, lambda: measured, measured.shape, _rms(off), self.device, *how)
 
 
 def setup(

@@ -11,9 +11,9 @@ from app.degradations import Degradation, Mask
 from app.restoration import Restoration
 from worker.frames import FrameWindow, clip_window, mask_window
 from worker.simulate import random_mask, sent, size_at
-from worker.solve import operator_of
 from worker.solver.operators import Chain
 from worker.solver.segments import Part, Timeline
+from worker.stated import operator_of
 from worker.video import Beside, ClipInfo, read_kernel
 
 PLACEHOLDER = torch.ones(1, 1, 1, 1)  # for the frames of a moving mask, which come part by part

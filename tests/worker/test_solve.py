@@ -10,8 +10,9 @@ from torch import Tensor
 from app.degradations import Degradation, Task, degradations_of
 from app.restoration import SolverSettings
 from worker.demo import SAMPLE
-from worker.solve import operator_of, pose, solve
+from worker.solve import pose, solve
 from worker.solver.prior import DiffusersPrior, load_prior
+from worker.stated import operator_of
 from worker.tuning import BUNDLED
 from worker.video import Beside, read_clip
 

@@ -175,15 +175,14 @@ def _likeliest(power: Tensor, count: Tensor, value: Tensor, noise: float) -> Ten
     return high.exp()
 
 
-def further_off(gram: Gram, operator: Operator, lifted: Tensor, y: Tensor, noise: float) -> float:
+def further_off(gram: Gram, residual: Tensor, noise: float) -> float:
     """How many times further off than usual estimates are to be taken, from what the first guess fails to explain.
 
     Where frames were mixed that move fast, the first guess is likely to be further off than the usual, and the best r_t
-    grows about with the square of that (docs/decisions.md). noise: standard deviation of that of y, on its scale, or
-    less: what mixing wiped out tells the likeliest.
+    grows about with the square of that (docs/decisions.md). residual: y - A lift(y), (T', 3, H', W'). noise: standard
+    deviation of that of y, on its scale, or less: what mixing wiped out tells the likeliest.
     """
-    residual = gram.rotate(mix_channels(BRIGHTNESS, y - operator.A(lifted)))
-    power, count, value = _by_eigenvalue(gram, residual)
+    power, count, value = _by_eigenvalue(gram, gram.rotate(mix_channels(BRIGHTNESS, residual)))
     tries = []
     for factor in NOISES:
         error = _likeliest(power, count, value, factor * noise)

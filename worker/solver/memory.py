@@ -31,17 +31,18 @@ UNTOLD = 0.3  # where the spectrum goes by pixels and not by frequency, as under
 DARK = 1e-5  # eigenvalue of B B^T, below which coefficients tell of nothing but noise
 
 
-def likely_memories(gram: Gram, operator: Chain, y: Tensor, noise: float) -> list[float]:
+def likely_memories(gram: Gram, operator: Chain, residual: Tensor, noise: float) -> list[float]:
     """The memory of the error of lift(y), for each of the gram's `parts`.
 
-    y: (T', 3, H', W'). noise: its standard deviation, on its scale. gram: that of `operator`, with a `mix`.
+    residual: y - A lift(y), (T', 3, H', W'). noise: standard deviation of that of y, on its scale. gram: that of
+    `operator`, with a `mix`.
     """
     assert gram.mix is not None
     if gram.rotation is None:
         return [UNTOLD]
-    residual = (y - operator.A(operator.lift(y))).mean(1, keepdim=True)
-    series = replace(gram, octaves=()).rotate(residual)[:, 0]
-    again = gram.mix @ _lift_in_time(operator, len(y))
+    frames = len(residual)
+    series = replace(gram, octaves=()).rotate(residual.mean(1, keepdim=True))[:, 0]
+    again = gram.mix @ _lift_in_time(operator, frames)
     found = []
     for where in gram.parts():
         values, parts = [], []
@@ -51,7 +52,7 @@ def likely_memories(gram: Gram, operator: Chain, y: Tensor, noise: float) -> lis
             parts.append(series[:, rows, columns][:, told])
         part, value = torch.cat(parts, 1), torch.cat(values)
         amplitude = float(value.sum() / max(1, len(value))) ** 0.5
-        white = _whitened(torch.eye(len(y)).double() - amplitude * again)
+        white = _whitened(torch.eye(frames).double() - amplitude * again)
         found.append(memory_of(white.to(part) @ part, white @ gram.mix, noise / 3**0.5))
     return found
 

@@ -132,7 +132,7 @@ def test_clips_of_any_length_and_size_have_some_memory(
     chain = Chain(operators)
     for y in (random(frames, 3, *size), torch.zeros(frames, 3, *size, dtype=torch.float64)):
         gram = posed(operators, y)
-        memories = likely_memories(gram, chain, y, NOISE)
+        memories = likely_memories(gram, chain, y - chain.A(chain.lift(y)), NOISE)
         assert all(0 <= memory < 1 for memory in memories)
         remembering = gram.remembering(memories)
         lifted = chain.lift(y)
@@ -161,7 +161,7 @@ def test_a_real_clip_comes_out_nearer_the_truth(operators: list[Operator]) -> No
     chain, noise = Chain(operators), 0.01
     y = chain.A(truth) + noise * random(*truth.shape)
     gram, lifted = posed(operators, y), chain.lift(y)
-    remembering = gram.remembering(likely_memories(gram, chain, y, noise))
+    remembering = gram.remembering(likely_memories(gram, chain, y - chain.A(chain.lift(y)), noise))
     without, remembered = (
         max(psnr(data_step(chain, one, lifted, y, (noise / r) ** 2), truth) for r in (0.05, 0.1, 0.2))
         for one in (gram, remembering)
@@ -181,7 +181,7 @@ def test_a_still_clip_is_not_made_worse(tmp_path: Path) -> None:
     noise = find_noise(y, None, gram)
     assert noise.memory > 0.8
     y, truth = 2 * y - 1, 2 * truth - 1
-    memories, found = likely_memories(gram, chain, y, 2 * noise.sigma), []
+    memories, found = likely_memories(gram, chain, y - chain.A(chain.lift(y)), 2 * noise.sigma), []
     for memory in (0, noise.memory):
         own = gram.remembering(memories, memory)
         error = likely_error(own, own.rotate(y - chain.A(y)).mean(1, keepdim=True) * 3**0.5, 2 * noise.sigma)

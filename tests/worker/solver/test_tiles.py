@@ -15,10 +15,11 @@ from app.degradations import Task, degradations_of
 from app.restoration import SolverSettings
 from worker.demo import SAMPLE
 from worker.measures import psnr
-from worker.solve import Problem, operator_of, pose, solve
+from worker.solve import Problem, pose, solve
 from worker.solver.prior import DiffusersPrior, load_prior, mirror
 from worker.solver.restore import restore
 from worker.solver.tiles import Tiled, Tiling
+from worker.stated import operator_of
 from worker.video import Beside, read_clip
 
 MEGAPIXEL = 1024 * 1024
