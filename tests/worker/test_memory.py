@@ -1,11 +1,13 @@
-"""That memory which was freed is the system's again."""
+"""That memory which was freed is the system's again, and how it is taken."""
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 MIB = 1 << 20
+THP = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 # Large blocks, each with something small and lasting after it: in one heap, the last small one keeps all of it.
 BLOCKS = """
@@ -42,3 +44,24 @@ def test_large_blocks_are_given_back_as_they_are_freed() -> None:
     assert taken > 120 * MIB
     assert left < 24 * MIB, "the small ones alone are 8"
     assert held("")[1] > 64 * MIB, "by itself it would keep them, and this test would show nothing"
+
+
+LARGE_PAGES = """
+import resource
+import worker
+import torch
+
+torch.ones(1)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+torch.ones(64 << 20)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(
+    not THP.exists() or "[never]" in THP.read_text(), reason="the system has no large pages for who asks for them"
+)
+def test_large_tensors_are_touched_in_large_pages() -> None:
+    """256 MiB in pages of 4 KiB are 65536 faults."""
+    done = subprocess.run([sys.executable, "-c", LARGE_PAGES], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 65536 / 4
