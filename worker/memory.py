@@ -3,7 +3,8 @@
 import contextlib
 import ctypes
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -14,8 +15,10 @@ CGROUP = Path("/sys/fs/cgroup")
 PAGE = 4096
 
 # Of glibc's mallopt(3). Left alone it raises both while it runs, the first up to 32 MiB and the second to twice that.
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
 APART = 4 << 20  # bytes; at 1 MiB a clip of 256x160 takes a quarter to a third more time, at 16 7% more memory
+MOST_APART = 65536  # blocks, as glibc has it
+ALL = (1 << 31) - 1
 KEPT = 64 << 20  # what the second would come to by itself; it starts at 128 KiB, which takes a tenth more time
 
 
@@ -50,7 +53,8 @@ def peak_of(work: Callable[[], object], device: torch.device) -> int:
     watcher = threading.Thread(target=sample, daemon=True)
     watcher.start()
     try:
-        work()
+        with reused():  # as the loop does it
+            work()
     finally:
         done.set()
         watcher.join()
@@ -76,3 +80,24 @@ def keep_little() -> None:
         library = ctypes.CDLL(None)
         library.mallopt(M_MMAP_THRESHOLD, APART)
         library.mallopt(M_TRIM_THRESHOLD, KEPT)
+
+
+@contextmanager
+def reused() -> Iterator[None]:
+    """Have the C library keep what is freed meanwhile, to be taken again; at the end it is the system's.
+
+    A network takes the same large blocks for each micro-batch. The system would clear them every time, which is a tenth
+    to a fifth of the time at 1280x768.
+    """
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "mallopt"):  # only glibc has it
+        yield
+        return
+    library.mallopt(M_MMAP_MAX, 0)
+    library.mallopt(M_TRIM_THRESHOLD, ALL)
+    try:
+        yield
+    finally:
+        library.mallopt(M_MMAP_MAX, MOST_APART)
+        library.mallopt(M_TRIM_THRESHOLD, KEPT)
+        give_back()

@@ -4,6 +4,7 @@ The worker's task and `vxl restore` both come through here.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -22,7 +23,7 @@ from worker.frame_report import FrameReport
 from worker.lagging import Lagging
 from worker.lane import Lane
 from worker.learned import Learned
-from worker.memory import give_back, keep_little
+from worker.memory import give_back, keep_little, reused
 from worker.micro_batch import Choice, choose, told
 from worker.outcome import Outcome
 from worker.scenes import Scan
@@ -244,7 +245,7 @@ class Pipeline:
         if self._chosen is None:
             (height, width), frames = one.problem.tiling.tile, len(one.part.true)
             choice = choose(self.prior, self.prior.device, height, width, frames, self._micro_batch, self._budget)
-            self._chosen = choice, MicroBatches(choice.size)
+            self._chosen = choice, MicroBatches(choice.size, nullcontext if self._gpu else reused)
         return self._chosen[1]
 
     def _solve(
@@ -261,10 +262,7 @@ class Pipeline:
             return posed[n]
 
         def fit(n: int, x: Tensor, t: int) -> Tensor:
-            one = nth(n)
-            if stay:
-                give_back()
-            fitted = one.data_step(x, t)
+            fitted = nth(n).data_step(x, t)
             if stay:
                 give_back()
             return fitted

@@ -13,7 +13,7 @@ THP = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 BLOCKS = """
 import resource, torch
 from pathlib import Path
-from worker.memory import PAGE, RESIDENT, keep_little
+from worker.memory import PAGE, RESIDENT, keep_little, reused
 
 def resident():
     return int(RESIDENT.read_text().split()[1]) * PAGE
@@ -26,13 +26,14 @@ for _ in range(8):
     small.append(torch.ones(256 << 10))
 taken = resident() - before
 del large
+{last}
 print(taken, resident() - before)
 """
 
 
-def held(first: str) -> tuple[int, int]:
+def held(first: str, last: str = "") -> tuple[int, int]:
     """Bytes that eight blocks of 16 MiB took in a process of their own, and that were left once they were freed."""
-    program = BLOCKS.format(first=first)
+    program = BLOCKS.format(first=first, last=last)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     taken, left = map(int, done.stdout.split())
     return taken, left
@@ -44,6 +45,43 @@ def test_large_blocks_are_given_back_as_they_are_freed() -> None:
     assert taken > 120 * MIB
     assert left < 24 * MIB, "the small ones alone are 8"
     assert held("")[1] > 64 * MIB, "by itself it would keep them, and this test would show nothing"
+
+
+AGAIN = """
+import resource, torch
+from contextlib import nullcontext
+from worker.memory import keep_little, reused
+
+def touched():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(16 << 20)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+keep_little()
+touched()
+with {around}():
+    touched()
+    print(sum(touched() for _ in range(4)))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc has these settings")
+def test_blocks_of_a_pass_are_taken_again_as_they_are() -> None:
+    """Four times 64 MiB: the system clears not a page of them, where else it clears all."""
+    faults = {}
+    for around in ("reused", "nullcontext"):
+        program = AGAIN.format(around=around)
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        faults[around] = int(done.stdout)
+    assert faults["reused"] < 16 < 100 < faults["nullcontext"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc has these settings")
+def test_blocks_of_a_pass_are_given_back_after_it() -> None:
+    """Though something small was left behind them."""
+    taken, left = held("\ncontext = reused(); context.__enter__()", "context.__exit__(None, None, None)")
+    assert taken > 100 * MIB, "one of them lies where the 24 were"
+    assert left < 24 * MIB, "the small ones alone are 8"
 
 
 LARGE_PAGES = """

@@ -1,6 +1,7 @@
 """How many frames go through the prior at a time, and half as many where they do not fit."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import structlog
 import torch
@@ -20,10 +21,10 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 class MicroBatches:
-    """Slices of at most `size` frames; halved: how often they were too many."""
+    """Slices of at most `size` frames; halved: how often they were too many. around: what each pass is done within."""
 
-    def __init__(self, size: int) -> None:
-        self.size, self.halved = size, 0
+    def __init__(self, size: int, around: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+        self.size, self.halved, self._around = size, 0, around
 
     def over(self, frames: int, work: Callable[[slice], None]) -> None:
         """Call `work` with consecutive slices of 0 to `frames`.
@@ -32,10 +33,11 @@ class MicroBatches:
         change nothing before its memory-hungry part is over. What it raises of a single frame is raised.
         """
         start = 0
-        while start < frames:
-            part = slice(start, min(start + self.size, frames))
-            if self._fits(work, part):
-                start = part.stop
+        with self._around():
+            while start < frames:
+                part = slice(start, min(start + self.size, frames))
+                if self._fits(work, part):
+                    start = part.stop
 
     def _fits(self, work: Callable[[slice], None], part: slice) -> bool:
         count = part.stop - part.start
