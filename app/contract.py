@@ -283,6 +283,11 @@ def upload_key(upload_id: str) -> str:
     return f"uploads/{upload_id}"
 
 
+def checkpoint_prefix(job_id: str) -> str:
+    """Under what in the store lies all that is kept of a job until it ends."""
+    return f"checkpoints/{job_id}"
+
+
 Manifest = dict[str, Any]
 
 # How the queue calls a worker: by the name of a function that takes the job's id.

@@ -29,6 +29,7 @@ from app.contract import (
     JobStatus,
     MediaInfo,
     Progress,
+    checkpoint_prefix,
     job_urls,
     result_key,
 )
@@ -127,6 +128,8 @@ class Jobs:
         if job.overdue(now()):  # whoever retries then wants the result all the same
             request = request.model_copy(update={"cancel_after_seconds": None})
         fresh = self._new(job_id, request, job.source, job.source.sha256, job.warnings)
+
+        self.store.delete(checkpoint_prefix(job_id))  # whatever made it fail may be in there
 
         def enqueue(pipe: Pipeline) -> None:
             self.records.start_over(job_id, pipe)

@@ -18,8 +18,9 @@ from app.restoration import Restoration
 from app.settings import Settings
 from worker.demo import SAMPLE
 from worker.encode import ClipWriter
-from worker.pipeline import Follower, Pipeline
+from worker.pipeline import Pipeline
 from worker.scenes import scan
+from worker.solve_run import Follower
 from worker.solver.prior import DiffusersPrior, load_prior
 from worker.solver.stages import Stage
 from worker.video import read_clip
@@ -33,6 +34,11 @@ class Nobody:
     def measured(self, stage: str, frames: int) -> None: ...
 
     def planned(self, frames: int, steps: int, inversions: int) -> None: ...
+
+    def resumed(self, frames: int, inversions: int, steps: int, spent: dict[str, float]) -> None: ...
+
+    def spent(self) -> dict[str, float]:
+        return {}
 
     def watch(self, stage: Stage, frames: int, seconds: float | None = None) -> None: ...
 

@@ -9,7 +9,7 @@ The task is loaded once and then called for one job after the other, in a proces
 
 - calls `control.pulse()` at every micro-batch: one that is silent for `stall_seconds` is taken for hung and killed;
 - asks `control.stop_requested()` as often, and if told to stop, drops what it has and raises `Preempted` or
-  `Canceled`. It leaves the job's record alone then: the worker queues it again, to start over, or ends it;
+  `Canceled`. It leaves the job's record alone then: the worker queues it again, to go on elsewhere, or ends it;
 - returns once the record says `succeeded`, or raises: `TaskFailed` to end it as `failed` with a code of its own,
   `DeviceLost` where the device can no longer be used. A RedisError costs an attempt, an IllegalTransition or UnknownJob
   (somebody changed the job meanwhile) nothing; anything else ends the job as `internal_error`, its cause in the log.
@@ -37,7 +37,7 @@ _STOPS: dict[int, Stop | None] = {code: stop for stop, code in _CODES.items()}
 
 
 class Preempted(Exception):
-    """The task stopped, since the worker has to go; the job starts over elsewhere."""
+    """The task stopped, since the worker has to go; the job goes on elsewhere."""
 
 
 class Canceled(Exception):
@@ -57,7 +57,7 @@ class NotFinite(Exception):
 
 
 class DeviceLost(Exception):
-    """The device answers no more (a sticky CUDA error, say): the job starts over in a fresh process."""
+    """The device answers no more (a sticky CUDA error, say): the job goes on in a fresh process."""
 
     def __init__(self, kind: str) -> None:
         super().__init__(kind)

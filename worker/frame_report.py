@@ -18,15 +18,17 @@ FLOW_PIXELS = 1 << 19  # larger frames are halved before their motion is looked 
 
 
 class FrameReport:
-    """Takes parts as they are solved and frames as they are shown; keeps numbers, and the last frame shown."""
+    """Takes parts as they are solved and frames as they are shown; keeps numbers, and the last frame shown.
+
+    Stretches of a clip may each have a report of their own: what one says of itself (`told`) another adds to its own.
+    """
 
     def __init__(self) -> None:
         self._residuals: dict[int, tuple[float, float]] = {}
-        self._warp_errors: list[Future[float] | None] = []
+        self._warp_errors: list[Future[float] | float | None] = []
         self._dropped: set[int] = set()
-        self._detail = self._unsolved = 0.0
-        self._noise = self._left = self._began = 0.0  # sums of squares over so many values
-        self._values = 0
+        self._worst = {"detail": 0.0, "unsolved": 0.0}
+        self._sums = {"noise": 0.0, "left": 0.0, "began": 0.0, "values": 0.0}  # of squares, over so many values
         self._last: Tensor | None = None
         self._any = False
 
@@ -37,11 +39,11 @@ class FrameReport:
         """
         self._residuals |= {first + n: pair for n, pair in enumerate(zip(residuals, before, strict=True))}
         if noise.is_detail:
-            self._detail = max(self._detail, noise.sigma)
-        self._values += values * len(residuals)
-        self._noise += values * len(residuals) * noise.sigma**2
-        self._left += values * sum(r**2 for r in residuals)
-        self._began += values * sum(r**2 for r in before)
+            self._worst["detail"] = max(self._worst["detail"], noise.sigma)
+        self._sums["values"] += values * len(residuals)
+        self._sums["noise"] += values * len(residuals) * noise.sigma**2
+        self._sums["left"] += values * sum(r**2 for r in residuals)
+        self._sums["began"] += values * sum(r**2 for r in before)
 
     def dropped(self, frames: list[int]) -> None:
         """Measured frames of the clip that were not taken for a mean of their neighbours."""
@@ -49,7 +51,7 @@ class FrameReport:
 
     def fitted(self, unsolved: list[float]) -> None:
         """What the iterations of a part's data steps left, relative to what they started from."""
-        self._unsolved = max([self._unsolved, *unsolved])
+        self._worst["unsolved"] = max([self._worst["unsolved"], *unsolved])
 
     def cut(self) -> None:
         """What is shown next is another scene."""
@@ -57,13 +59,42 @@ class FrameReport:
 
     def shown(self, frame: Tensor, aside: Lane) -> None:
         """The next restored frame, (3, H, W), in the host's memory. aside: where its motion is looked for."""
+        self._moved_on(frame, aside)
+        self._last = frame.clone()  # a view would hold all of its part
+
+    def _moved_on(self, frame: Tensor, aside: Lane) -> None:
+        """Look for the motion from the last frame to this one."""
         if self._any:
             self._warp_errors.append(None if self._last is None else aside.put(_error, self._last, frame))
-        self._last, self._any = frame.clone(), True  # a view would hold all of its part
+        self._any = True
+
+    def told(self) -> dict[str, Any]:
+        """All there is to add to another report, ready for JSON."""
+        return {
+            "residuals": [[n, *pair] for n, pair in self._residuals.items()],
+            "dropped": sorted(self._dropped),
+            "worst": self._worst,
+            "sums": self._sums,
+            "warp_errors": [_found(one) for one in self._warp_errors],
+        }
+
+    def add(self, told: dict[str, Any]) -> None:
+        """What another report told of its parts."""
+        self._residuals |= {n: (after, before) for n, after, before in told["residuals"]}
+        self._dropped |= set(told["dropped"])
+        self._worst = {name: max(value, told["worst"][name]) for name, value in self._worst.items()}
+        self._sums = {name: value + told["sums"][name] for name, value in self._sums.items()}
+
+    def add_shown(self, told: dict[str, Any], first: Tensor, last: Tensor, aside: Lane) -> None:
+        """What another report told of frames that come next. first, last: of them."""
+        self._moved_on(first, aside)
+        self._warp_errors += told["warp_errors"]
+        self._last = last
 
     def means(self) -> tuple[float, float, float]:
         """RMS over all parts: noise, residual, residual at the start."""
-        noise, left, began = (math.sqrt(squares / self._values) for squares in (self._noise, self._left, self._began))
+        sums = self._sums
+        noise, left, began = (math.sqrt(sums[name] / sums["values"]) for name in ("noise", "left", "began"))
         return noise, left, began
 
     def values(self) -> dict[str, list[Any]]:
@@ -77,7 +108,7 @@ class FrameReport:
         return {
             "residual": [round(after, DIGITS) for after, _ in residuals],
             "residual_before": [round(before, DIGITS) for _, before in residuals],
-            "warp_error": [None if one is None else _told(one.result()) for one in self._warp_errors],
+            "warp_error": [_told(_found(one)) for one in self._warp_errors],
             "temporal_dropped": sorted(self._dropped),
         }
 
@@ -86,15 +117,16 @@ class FrameReport:
         return self._sharper() + self._not_solved() + self._no_mean(window)
 
     def _sharper(self) -> list[str]:
-        if not self._detail:
+        if not self._worst["detail"]:
             return []
-        levels = 255 * self._detail
+        levels = 255 * self._worst["detail"]
         return [f"the clip is sharper than stated: {levels:.0f} levels of detail are where that blur would leave none"]
 
     def _not_solved(self) -> list[str]:
-        if self._unsolved <= TOLERANCE:
+        unsolved = self._worst["unsolved"]
+        if unsolved <= TOLERANCE:
             return []
-        told = f"the data step ended after {MOST_ITERATIONS} iterations with {self._unsolved:.1g} of its residual left"
+        told = f"the data step ended after {MOST_ITERATIONS} iterations with {unsolved:.1g} of its residual left"
         return [f"{told}, not {TOLERANCE:.0g}: the noise stated may be less than the clip has"]
 
     def _no_mean(self, window: int) -> list[str]:
@@ -117,8 +149,12 @@ def _error(before: Tensor, after: Tensor) -> float:
     return warp_error(one, other, (one, other))
 
 
-def _told(error: float) -> float | None:
-    return None if math.isnan(error) else round(error, DIGITS)
+def _found(error: Future[float] | float | None) -> float | None:
+    return error.result() if isinstance(error, Future) else error
+
+
+def _told(error: float | None) -> float | None:
+    return None if error is None or math.isnan(error) else round(error, DIGITS)
 
 
 def _for_motion(frame: Tensor) -> Tensor:

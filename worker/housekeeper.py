@@ -17,7 +17,7 @@ from rq import worker_registration
 from rq.executions import Execution
 from rq.job import Job as QueuedJob
 
-from app.contract import JobStatus, result_key, upload_key
+from app.contract import Job, JobStatus, checkpoint_prefix, result_key, upload_key
 from app.records import IllegalTransition, UnknownJob, now
 from app.settings import Settings
 from app.store import FoundFile, Store
@@ -29,7 +29,7 @@ MISSING = "vxl:missing"  # sorted set: ids of jobs found in no place, by the tim
 SWEEPING = "vxl:sweeping"  # held by the worker that sweeps
 
 TIDY_SECONDS = 60  # from one pass to the next
-PASS_SECONDS = 2.0  # for each of the three kinds of things: meanwhile the worker takes no job
+PASS_SECONDS = 2.0  # for each of the four kinds of things: meanwhile the worker takes no job
 JOBS_PER_PASS, FILES_PER_PASS = 100, 1000
 STORE_RETRY_SECONDS = 5
 UNFINISHED = timedelta(days=1)  # how long the rest of a file may take to come
@@ -43,6 +43,7 @@ class Housekeeper:
         self.redis, self.settings, self.ledger, self.records = connection, settings, ledger, ledger.records
         self.store = Store(settings.files, retry_seconds=STORE_RETRY_SECONDS)
         self._tidy_at, self._looked_at = 0.0, ""
+        ledger.on_end = self.forget
 
     def expire_leases(self) -> None:
         """Give back the jobs of workers that have not been heard of for a lease."""
@@ -74,9 +75,14 @@ class Housekeeper:
         if time.monotonic() < self._tidy_at:
             return
         self._tidy_at = time.monotonic() + TIDY_SECONDS
-        for clear in (self._clear_jobs, self._clear_uploads, self._clear_scratch):
+        for clear in (self._clear_jobs, self._clear_uploads, self._clear_checkpoints, self._clear_scratch):
             with _tolerated():
                 clear(time.monotonic() + PASS_SECONDS)
+
+    def forget(self, job: Job) -> None:
+        """Clear away what was kept of a job that has ended; what cannot be now `tidy` will find."""
+        with _tolerated(job_id=job.id):
+            self.store.delete(checkpoint_prefix(job.id))
 
     def _clear_jobs(self, until: float) -> None:
         """Jobs whose results have expired: the files first, so that no file is left without its record."""
@@ -115,6 +121,16 @@ class Housekeeper:
             return False
         upload_id = file.key.removeprefix(upload_key("")).partition("#")[0]
         return self.records.upload(upload_id) is None and not self.records.live_jobs_of(upload_id)
+
+    def _clear_checkpoints(self, until: float) -> None:
+        """Those of jobs that ended with nobody there to clear up, or while the store was away."""
+        kept = {file.key.split("/")[1] for file in self.store.files(checkpoint_prefix("").rstrip("/"))}
+        for job_id in kept - self.records.live_ids():
+            if time.monotonic() > until:
+                return
+            with _tolerated(job_id=job_id):
+                self.store.delete(checkpoint_prefix(job_id))
+                log.info("checkpoints deleted", job_id=job_id)
 
     def _clear_scratch(self, until: float) -> None:
         """Directories `{job_id}-*` that no job works in, left by a horse that was killed."""

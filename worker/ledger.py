@@ -69,12 +69,13 @@ class Ledger:
     """Takes jobs, gives them back and ends them. Any number may do so at once.
 
     Whoever settles a job passes its lease, if there is one. It is released in the same transaction; where it was lost,
-    LeaseLost is raised and nothing written.
+    LeaseLost is raised and nothing written. `on_end` is told of every job that ends here.
     """
 
     def __init__(self, connection: Redis, settings: Settings, metrics: Metrics) -> None:
         self.redis, self.settings, self.metrics = connection, settings, metrics
         self.records = Records(connection)
+        self.on_end: Callable[[Job], object] = lambda job: None
         self.queues = {name: Queue(name, connection=connection, serializer=JSONSerializer) for name in QUEUES}
 
     # --- taking
@@ -277,6 +278,7 @@ class Ledger:
     def _tell(self, job: Job) -> None:
         log.info("job ended", job_id=job.id, status=job.status, code=job.error.code if job.error else None)
         self.metrics.job_ended(job, self.records.cancel_asked_at(job.id))
+        self.on_end(job)
 
 
 def _uncounted(job: Job) -> Verdict:

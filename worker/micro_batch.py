@@ -1,9 +1,10 @@
 """How many frames go through the prior at a time: as many as the memory that is free holds, which is measured."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
 from math import ceil
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -76,12 +77,29 @@ def _passes(prior: Prior, device: torch.device, height: int, width: int) -> list
     return [torch.inference_mode()(work) for work in passes]
 
 
-def told(choice: Choice, batches: MicroBatches) -> dict[str, Any]:
-    """What the manifest says."""
-    return {
-        "size": batches.size,
-        "reason": "out_of_memory" if batches.halved else choice.reason,
-        "chosen": choice.size,
-        "free_bytes": choice.free,
-        "frame_bytes": choice.frame,
-    }
+class Chosen(NamedTuple):
+    """A choice, and what has become of it."""
+
+    choice: Choice
+    batches: MicroBatches
+
+    @classmethod
+    def again(cls, kept: dict[str, Any], around: Callable[[], AbstractContextManager[None]]) -> "Chosen":
+        """As another made it, and as it was when it was kept: another size would change the last bits."""
+        batches = MicroBatches(kept["size"], around)
+        batches.halved = kept["halved"]
+        return cls(Choice(**kept["choice"]), batches)
+
+    def kept(self) -> dict[str, Any]:
+        """For `again`, ready for JSON."""
+        return {"choice": asdict(self.choice), "size": self.batches.size, "halved": self.batches.halved}
+
+    def told(self) -> dict[str, Any]:
+        """What the manifest says."""
+        return {
+            "size": self.batches.size,
+            "reason": "out_of_memory" if self.batches.halved else self.choice.reason,
+            "chosen": self.choice.size,
+            "free_bytes": self.choice.free,
+            "frame_bytes": self.choice.frame,
+        }

@@ -3,72 +3,30 @@
 The worker's task and `vxl restore` both come through here.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple, Protocol
-
-import torch
-from torch import Tensor
+from typing import Any
 
 from app.degradations import TemporalAverage, TemporalDownsample
 from app.restoration import Restoration
 from app.sizes import too_small_for_sdxl
-from worker.comparison import Comparison
-from worker.control import NotFinite
-from worker.encode import ResultWriter
+from worker.checkpoints import Checkpoints, StepKeeper
 from worker.estimate import estimate
-from worker.frame_report import FrameReport
-from worker.lagging import Lagging
+from worker.join import Joiner
 from worker.lane import Lane
 from worker.learned import Learned
-from worker.memory import give_back, keep_little, reused
-from worker.micro_batch import Choice, choose, told
+from worker.memory import keep_little
 from worker.outcome import Outcome
+from worker.plan import Plan
 from worker.scenes import Scan
-from worker.solve import Problem, setup, solve_sections, stated_noise
-from worker.solver.batches import MicroBatches
-from worker.solver.misfit import misfits
-from worker.solver.noise import Noise
+from worker.segment import Segment, SegmentWriter
+from worker.solve import setup
+from worker.solve_run import Follower, RunSolver
 from worker.solver.prior import DiffusersPrior
-from worker.solver.restore import DataStep, Section
-from worker.solver.segments import Part, Timeline, crossfade, runs, without_mixing
-from worker.solver.stages import Stage
-from worker.source import Reader, Source
-from worker.storage import Storage
-from worker.timing import scene_times
-from worker.video import ClipInfo, clip_info
-
-RUN = 10  # times the frames of a part that are sampled together; after a window of 7 a twentieth of a long clip twice
-
-
-class Follower(Reader, Protocol):
-    """Is told how far the work is, of writing as of reading; whatever it raises ends it."""
-
-    def planned(self, frames: int, steps: int, inversions: int) -> None:
-        """The solver will sample so many frames, with so many steps each and before."""
-
-    def watch(self, stage: Stage, frames: int, seconds: float | None = None) -> None:
-        """The solver's callback. seconds: what the device took; None: the time since the last call."""
-
-
-class Shown(NamedTuple):
-    """Frames that are done, (T, 3, H, W) in [0, 1], from number `first` of their scene; truth: if the clip is clean."""
-
-    first: int
-    restored: Tensor
-    lifted: Tensor
-    truth: Tensor | None
-
-
-class Posed(NamedTuple):
-    """A part that is ready to be solved. truth: gives its true frames, if the clip is clean."""
-
-    part: Part
-    problem: Problem
-    data_step: DataStep
-    truth: Callable[[], Tensor] | None
+from worker.source import Source
+from worker.video import clip_info
 
 
 class Pipeline:
@@ -98,197 +56,128 @@ class Pipeline:
         follower: Follower,
         learned: Learned | None = None,
     ) -> None:
-        self.prior, self.wanted, self.follower, self.part_frames = prior, wanted, follower, part_frames
-        self._comparison = Comparison(learned or Learned()) if wanted.simulate else None
+        self.prior, self.wanted, self.follower = prior, wanted, follower
+        self._path = source
+        self._learned = (learned or Learned()) if wanted.simulate else None  # else there is nothing to compare with
         self.estimated = estimate(source, seen, follower.check) if wanted.blur else None
         self.stated = self.estimated.degradation if self.estimated else wanted.degradations()
-        self.seen, self.info = seen, clip_info(source)
-        self._source = Source(source, self.info, wanted, self.stated, mask, kernel, prior.device, follower)
-        self.setup = setup(prior, self.stated, self._source.beside, wanted.solver, tile_pixels, wanted.tier)
-        self._micro_batch, self._budget = micro_batch, budget
-        self._chosen: tuple[Choice, MicroBatches] | None = None
-        self._report = FrameReport()
+        info = clip_info(source)
+        frames = Source(source, info, wanted, self.stated, mask, kernel, prior.device, follower)
+        self.setup = setup(prior, self.stated, frames.beside, wanted.solver, tile_pixels, wanted.tier)
+        self.plan = Plan(
+            info,
+            seen,
+            self.setup.operator,
+            part_frames=part_frames,
+            together=not (frames.moves or self.setup.published),
+            cut=not (self._changes_number() and (wanted.simulate or frames.moves)),
+            clean=wanted.simulate,
+        )
+        self._solver = RunSolver(prior, self.setup, self.plan, frames, wanted, follower, micro_batch, budget)
 
-    def run(self, directory: Path) -> Outcome:
-        """Write output, preview and comparison into the directory. Raises NotFinite where the prior fails."""
+    def run(self, directory: Path, checkpoints: Checkpoints | None = None) -> Outcome:
+        """Write output, preview and comparison into the directory. Raises NotFinite where the prior fails.
+
+        checkpoints: where to go on, if another has begun, and where to keep how far this one comes.
+        """
         keep_little()
-        seen = self.seen
-        scenes = seen.scenes if self._may_cut() else [range(len(seen.pts))]
-        timelines = [Timeline(self.setup.operator.operators, self._true_frames(len(scene))) for scene in scenes]
-        plans = [runs(timeline.parts(self.part_frames), self._run_frames()) for timeline in timelines]
-        count = sum(run[-1].true.stop - run[0].true.start for plan in plans for run in plan)
-        sampling = self.setup.sampling
-        self.follower.planned(count, len(sampling.schedule.timesteps), sampling.inversions)
-
-        look, _ = self._times(scenes[0])
-        with ResultWriter(directory, look, self.wanted.output) as results, Lane(2) as aside:
-            outcome = Outcome(results.files, [], estimated=self.estimated)
-            for scene, timeline, plan in zip(scenes, timelines, plans, strict=True):
-                _, times = self._times(scene)
-                self._report.cut()
-                if self._comparison:
-                    self._comparison.cut()
-                for shown in self._solved(outcome, scene, timeline, plan, directory):
-                    restored, lifted = _kept(shown.restored), _kept(shown.lifted)
-                    for n in range(len(shown.restored)):
-                        timestamp = times[shown.first + n]
-                        if timestamp is None:
-                            continue
-                        results.add(restored[n], lifted[n], timestamp)
-                        self._report.shown(restored[n], aside)
-                        outcome.frames += 1
-                        if self._comparison and shown.truth is not None:
-                            self._comparison.add(shown.restored[n], shown.lifted[n], shown.truth[n])
-                        self.follower.check()
-                    self.follower.measured("encode", len(shown.restored))
-                    outcome.height, outcome.width = shown.restored.shape[-2:]
-                    del shown, restored, lifted  # of a whole part, and the next one is about to be solved
+        sampling, plan = self.setup.sampling, self.plan
+        self.follower.planned(plan.sampled, len(sampling.schedule.timesteps), sampling.inversions)
+        made: list[Future[Segment]] = []
+        with Lane() as behind:  # where a segment is finished while the next one is solved
+            for n in range(len(plan.runs)):
+                finish = self._found(n, checkpoints) or self._solved(n, directory, checkpoints)
+                if made:
+                    made[-1].result()
+                made.append(behind.put(finish))
+        segments = [one.result() for one in made]
+        outcome = self._joined(directory, segments)
         self.follower.measured("encode", 0)  # the rest of it, which had nothing beside it
-        small = None if self.prior.bundled else too_small_for_sdxl(outcome.width, outcome.height)
-        window = next((step.window for step in self.stated if isinstance(step, TemporalAverage)), 0)
-        outcome.warnings = [*results.left_out, *([small] if small else []), *self._report.warnings(window)]
-        if self._chosen:
-            outcome.settings["micro_batch"] = told(*self._chosen)
-        outcome.per_frame = self._report.values()
-        outcome.noise_sigma, outcome.residual, outcome.residual_before = self._report.means()
-        outcome.compared = self._comparison.values() if self._comparison else {}
         return outcome
 
-    # --- what happened to the clip
-
-    def _may_cut(self) -> bool:
-        """Whether scenes may be told apart: not where frames come along whose numbers differ from the clip's."""
-        changes = any(
+    def _changes_number(self) -> bool:
+        """Whether there are more true frames than measured ones."""
+        return any(
             isinstance(step, TemporalDownsample) or (isinstance(step, TemporalAverage) and step.boundary == "valid")
             for step in self.stated
         )
-        return not (changes and (self.wanted.simulate or self._source.moves))
 
-    def _run_frames(self) -> int:
-        """How many true frames may be latents at a time."""
-        return 0 if self._source.moves or self.setup.published else RUN * self.part_frames
+    def _found(self, n: int, checkpoints: Checkpoints | None) -> Callable[[], Segment] | None:
+        """What gives the segment of a run that was finished before."""
+        found = checkpoints.get(_segment(n)) if checkpoints else None
+        if found is None:
+            return None
+        run = self.plan.runs[n]
+        self._solver.know(run.scene, found.told)
+        self._resumed(n, len(self.setup.sampling.schedule.timesteps), found.told)
+        return lambda: Segment(*found)
 
-    @property
-    def _gpu(self) -> bool:
-        return self.prior.device.type == "cuda"
+    def _solved(self, n: int, directory: Path, checkpoints: Checkpoints | None) -> Callable[[], Segment]:
+        """Solve a run; what gives its segment, once the rest of it is encoded."""
+        run, look = self.plan.runs[n], self.plan.look
+        keeper = StepKeeper(checkpoints, f"steps-{n}", directory)
+        if keeper.steps is not None:
+            self._resumed(n, keeper.steps, keeper.told)
+        into, frames = directory / _segment(n), len(run.frames)
+        told: dict[str, Any] = {}
+        with ExitStack() as files:
+            segment = SegmentWriter(into, look, self.wanted.output, frames, run.head, run.tail, self._learned)
+            files.enter_context(segment)
+            shown = run.frames.start
+            for some in self._solver.solved(run, segment.report, directory, keeper, told):
+                now = range(shown, shown + len(some["restored"]))
+                segment.add(some, self.plan.times(run.scene, now), self.follower.check)
+                self.follower.measured("encode", len(now))
+                shown = now.stop
+                del some  # of a whole part, and the next one is about to be solved
+            rest = files.pop_all()
+        told["spent"] = self.follower.spent()
 
-    def _true_frames(self, frames: int) -> int:
-        return frames if self.wanted.simulate else self.setup.operator.clip_shape((frames, 3, 1, 1))[0]
+        def finish() -> Segment:
+            rest.close()
+            whole = segment.segment(told)
+            if checkpoints:
+                checkpoints.put(_segment(n), whole.files, whole.told)
+                keeper.drop()
+            return whole
 
-    def _times(self, scene: range) -> tuple[ClipInfo, list[int | None]]:
-        """How the result's clock runs, and when the true frames of a scene are shown; None: never."""
-        return scene_times(self.info, self.seen.pts, scene, None if self.wanted.simulate else self.setup.operator)
+        return finish
 
-    # --- solving
+    def _resumed(self, n: int, steps: int, told: dict[str, Any]) -> None:
+        frames = len(self.plan.runs[n].frames)
+        self.follower.resumed(frames, self.setup.sampling.inversions, steps, told["spent"])
 
-    def _solved(
-        self, outcome: Outcome, scene: range, timeline: Timeline, plan: list[list[Part]], scratch: Path
-    ) -> Iterator[Shown]:
-        """The true frames of a scene, in order, where parts overlap cross-faded."""
-        parts = [part for run in plan for part in run]
-        end = Part(*(range(count, count) for count in (timeline.measured, timeline.frames)))
-        later = iter([*parts[1:], end])
-        noise = None if self.wanted.noise_sigma is None else stated_noise(self.wanted.noise_sigma)
-        held: tuple[Tensor, Tensor] | None = None
-        for run in plan:
-            for one, x in self._solve(scene, timeline, run, noise, Storage(run, scratch, self._gpu)):
-                if x.sum().isnan():  # a clamped clip has nothing else that is not finite
-                    raise NotFinite
-                then, lifted = next(later), one.problem.lifted
-                self._explained(scene, one, x, then.measured.start - one.part.measured.start)
-                outcome.settings = outcome.settings or one.problem.settings(one.data_step)
-                restored, lifted = (z.clamp_(-1, 1).add_(1).div_(2) for z in (x, lifted))
-                if held is not None:
-                    both = len(held[0])
-                    if one.part is run[0]:  # of two parts of a run the loop has seen to it
-                        restored[:both] = crossfade(held[0], restored[:both])
-                    lifted[:both] = crossfade(held[1], lifted[:both])
-                now = then.true.start - one.part.true.start
-                truth = None if one.truth is None else one.truth()[:now]
-                yield Shown(one.part.true.start, restored[:now], lifted[:now], truth)
-                held = (restored[now:].clone(), lifted[now:].clone())  # views would hold the whole part
-                noise = one.problem.noise
-                del one, x, restored, lifted, truth
-            give_back()
-        assert noise is not None  # a scene has a part
-        told = {f"noise_{name}": value for name, value in asdict(noise).items() if name != "measured"}
-        outcome.scenes.append({"frames": [scene.start, scene.stop], **told, "parts": len(parts)})
-        self._source.scene_is_over(timeline)
+    def _joined(self, directory: Path, segments: list[Segment]) -> Outcome:
+        """What comes of all segments together."""
+        sound = self._path if self.wanted.output.audio == "copy" else None
+        joiner = Joiner(self.plan, self.wanted.output, self._learned, self.follower.check)
+        files, left_out = joiner.join(directory, segments, sound)
+        height, width = segments[0].told["size"]
+        outcome = Outcome(files, left_out, width, height, joiner.frames, estimated=self.estimated)
+        if not self.prior.bundled and (small := too_small_for_sdxl(width, height)):
+            outcome.warnings.append(small)
+        window = next((step.window for step in self.stated if isinstance(step, TemporalAverage)), 0)
+        outcome.warnings += joiner.report.warnings(window)
+        outcome.settings = segments[0].told["settings"]
+        if chosen := self._solver.chosen:
+            outcome.settings["micro_batch"] = chosen.told()
+        outcome.per_frame = joiner.report.values()
+        outcome.noise_sigma, outcome.residual, outcome.residual_before = joiner.report.means()
+        outcome.compared = joiner.compared.values() if joiner.compared else {}
+        outcome.scenes = self._scenes(segments)
+        return outcome
 
-    def _posed(
-        self,
-        scene: range,
-        timeline: Timeline,
-        part: Part,
-        store: Storage,
-        noise: Noise | None,
-        like: Problem | None = None,
-    ) -> Posed:
-        """A part, read and ready. store: keeps its frames. noise, like: that of the part before, and what it was."""
-        self.follower.watch("invert", 0)  # what came before is the solver's, and reading is not
-        measured, truth = self._source.take(scene, timeline, part)
-        read = store.measured.kept(part.measured, measured)
-        problem = self.setup.pose(read(), noise, self._source.operators(timeline, part), like)
-        problem = replace(self._fitting(problem, scene, timeline, part), measured=read)
-        clean = None if truth is None else store.truth.kept(part.true, truth)
-        return Posed(part, problem, problem.data_step(hold=store.alone), clean)
-
-    def _explained(self, scene: range, one: Posed, x: Tensor, frames: int) -> None:
-        """Report how well a part explains its measured frames, so many of which no later part has."""
-        after, before = one.problem.residuals(x, frames), one.problem.unexplained[:frames]
-        values = one.problem.shape[1:].numel()
-        self._report.explained(scene.start + one.part.measured.start, after, before, one.problem.noise, values)
-        self._report.fitted(getattr(one.data_step, "unsolved", []))
-
-    def _batches(self, one: Posed) -> MicroBatches:
-        """How many frames go through the prior at a time: chosen at the first part, for all of them."""
-        if self._chosen is None:
-            (height, width), frames = one.problem.tiling.tile, len(one.part.true)
-            choice = choose(self.prior, self.prior.device, height, width, frames, self._micro_batch, self._budget)
-            self._chosen = choice, MicroBatches(choice.size, nullcontext if self._gpu else reused)
-        return self._chosen[1]
-
-    def _solve(
-        self, scene: range, timeline: Timeline, parts: list[Part], noise: Noise | None, store: Storage
-    ) -> Iterator[tuple[Posed, Tensor]]:
-        """The parts of a run and their true frames, (T, 3, H, W) in [-1, 1]; each is read once the loop takes it up."""
-        posed = [self._posed(scene, timeline, parts[0], store, noise)]
-        stay = not (store.alone or self._gpu)  # between them, what is freed is left in pieces
-
-        def nth(n: int) -> Posed:
-            if n == len(posed):
-                before = posed[-1].problem
-                posed.append(self._posed(scene, timeline, parts[n], store, before.noise, before))
-            return posed[n]
-
-        def fit(n: int, x: Tensor, t: int) -> Tensor:
-            fitted = nth(n).data_step(x, t)
-            if stay:
-                give_back()
-            return fitted
-
-        def section(n: int) -> Section:
-            return Section(parts[n].true, lambda: nth(n).problem.lifted, lambda x, t: fit(n, x, t))
-
-        first, settings, batches = posed[0].problem, self.wanted.solver, self._batches(posed[0])
-        sections = [section(n) for n in range(len(parts))]
-        lagging = Lagging(self.follower.watch, self.follower.check) if self._gpu else None
-        watch = lagging.watch if lagging else self.follower.watch
-        for n, x in enumerate(solve_sections(self.prior, first, sections, settings, watch, batches, store.room)):
-            yield posed[n], x
-        if lagging:
-            lagging.finish()
-
-    def _fitting(self, problem: Problem, scene: range, timeline: Timeline, part: Part) -> Problem:
-        """The problem with the mean over time left out for those measured frames that it does not fit."""
-        if problem.published or self._source.moves or timeline.only_average is None:
-            return problem
-        mix = timeline.only_average[part.measured.start : part.measured.stop, part.true.start : part.true.stop]
-        odd = misfits(problem.y, mix, part.own, problem.codec_noise)
-        self._report.dropped([scene.start + part.measured.start + n for n in odd])
-        return problem.degraded_by(without_mixing(problem.operator, part, odd)) if odd else problem
+    def _scenes(self, segments: list[Segment]) -> list[dict[str, Any]]:
+        """For each its frames in the file, its noise, and in how many parts it was solved."""
+        found: list[dict[str, Any]] = []
+        for run, segment in zip(self.plan.runs, segments, strict=True):
+            if run.scene == len(found):
+                scene = self.plan.scenes[run.scene]
+                noise = {f"noise_{name}": x for name, x in segment.told["noise"].items() if name != "measured"}
+                found.append({"frames": [scene.start, scene.stop], **noise, "parts": 0})
+            found[-1]["parts"] += len(run.parts)
+        return found
 
 
-def _kept(frames: Tensor) -> Tensor:
-    """A copy in the host's memory, within an eighth of a level of 255."""
-    return frames.to("cpu", torch.float16, copy=True)
+def _segment(n: int) -> str:
+    return f"segment-{n}"

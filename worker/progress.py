@@ -30,6 +30,8 @@ class Meter:
     def __init__(self, job_id: str, task: str, control: Control, records: Records) -> None:
         self.job_id, self.task, self.control, self.records = job_id, task, control, records
         self.stages: dict[str, float] = defaultdict(float)
+        self._before: dict[str, float] = {}
+        self._share_before = 0.0
         self._last = self._started = time.monotonic()
         self._written = 0.0
         self._frames = self._steps = self._inversions = self._inverted = self._denoised = 0
@@ -55,10 +57,24 @@ class Meter:
         self._frames, self._steps, self._inversions = frames, steps, inversions
         self._last = self._started = time.monotonic()
 
+    def resumed(self, frames: int, inversions: int, steps: int, spent: dict[str, float]) -> None:
+        """An earlier attempt took so many frames that far. spent: seconds of each stage until then, of all attempts."""
+        self._inverted += frames * inversions
+        self._denoised += frames * steps
+        self._inverting = False
+        self._before, self._share_before = spent, self._share()
+
+    def spent(self) -> dict[str, float]:
+        """Seconds that each stage took so far, in this attempt and those before it that it goes on from."""
+        return {
+            stage: self._before.get(stage, 0) + self.stages.get(stage, 0) for stage in {**self._before, **self.stages}
+        }
+
     @property
     def solver_seconds(self) -> float:
         """What the solver took so far, without reading and writing files."""
-        return sum(self.stages[stage] for stage in STAGES)
+        spent = self.spent()
+        return sum(spent.get(stage, 0) for stage in STAGES)
 
     def watch(self, stage: Stage, frames: int, seconds: float | None = None) -> None:
         """The solver's callback, after each piece of work."""
@@ -90,19 +106,22 @@ class Meter:
                 raise Preempted
 
     def _progress(self) -> Progress:
-        inversion = self._frames * self._inversions
-        total = self._frames * self._steps + inversion * INVERSION_SHARE
-        share = min(1.0, (self._inverted * INVERSION_SHARE + self._denoised) / total)
-        elapsed = time.monotonic() - self._started
-        whole = elapsed / share if share else None
+        inversion, share = self._frames * self._inversions, self._share()
+        elapsed, made = time.monotonic() - self._started, share - self._share_before
+        whole = elapsed / made if made > 0 else None
         return Progress(
             stage="inverting" if self._inverting else "sampling",
             percent=round(BEFORE + share * (100 - BEFORE - AFTER), 1),
             frames_done=self._inverted if self._inverting else self._denoised,
             frames_total=inversion if self._inverting else self._frames * self._steps,
             seconds_per_frame=round(whole / self._frames, 3) if whole else None,
-            eta_seconds=round(whole - elapsed, 1) if whole else None,
+            eta_seconds=round(whole * (1 - share), 1) if whole else None,
         )
+
+    def _share(self) -> float:
+        """How much of the solver's work is done."""
+        total = self._frames * (self._steps + self._inversions * INVERSION_SHARE)
+        return min(1.0, (self._inverted * INVERSION_SHARE + self._denoised) / total)
 
     def _write(self, progress: Progress, force: bool) -> None:
         """At most twice a second, and never a reason to fail: progress may be lost, work may not."""

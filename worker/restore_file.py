@@ -174,6 +174,13 @@ class _Bar(Progress):
         """The steps of sampler and inversion for every frame."""
         self._line = self.add_task("restoring", total=frames * (steps + inversions))
 
+    def resumed(self, frames: int, inversions: int, steps: int, spent: dict[str, float]) -> None:
+        """What is restored from a file begins anew each time."""
+
+    def spent(self) -> dict[str, float]:
+        """Not kept."""
+        return {}
+
     def watch(self, stage: "Stage", frames: int, seconds: float | None = None) -> None:
         """The solver's callback."""
         if stage in ("invert", "denoise"):

@@ -14,6 +14,7 @@ from worker.solver.batches import MicroBatches
 from worker.solver.closed_form import Gram, closed_form
 from worker.solver.data_step import Proximal, Trust, further_off
 from worker.solver.halved import Halved, half
+from worker.solver.keeper import FORGETFUL, Keeper
 from worker.solver.memory import likely_memories
 from worker.solver.noise import COMPRESSION, ROUNDING, Noise, find_noise
 from worker.solver.operators import Chain, Mask
@@ -260,6 +261,7 @@ def solve_sections(
     watch: Watch = nobody,
     batches: MicroBatches | None = None,
     room: Room = in_memory,
+    keeper: Keeper = FORGETFUL,
 ) -> Iterator[Tensor]:
     """Each section of a clip restored, (T, 3, H, W) in [-1, 1]. problem: that of any, which says how to sample."""
     generator = torch.Generator().manual_seed(settings.seed)
@@ -269,5 +271,5 @@ def solve_sections(
     shown: Prior = Tiled(prior, problem.tiling) if len(problem.tiling) > 1 else prior
     if problem.halved:
         shown = Halved(shown)
-    for x in restored(shown, sections, problem.sampling, generator, watch, batches, room):
+    for x in restored(shown, sections, problem.sampling, generator, watch, batches, room, keeper):
         yield x.clamp(-1, 1)

@@ -32,9 +32,11 @@ from app.contract import (
 )
 from app.degradations import task_of
 from app.records import IllegalTransition, Records, now
+from app.restoration import Restoration
 from app.settings import Settings
 from app.store import Store
 from worker.card import card_of
+from worker.checkpoints import StoredCheckpoints
 from worker.compiled import compile_for
 from worker.control import Control, DeviceLost, NotFinite, TaskFailed
 from worker.learned import Learned
@@ -48,6 +50,8 @@ from worker.solver.prior import DiffusersPrior, load_prior
 
 log = structlog.get_logger(__name__)
 REDIS_PATIENCE_SECONDS = 300
+STORE_PATIENCE_SECONDS = 10  # for a checkpoint, without which a job goes on
+LIBRARIES = ("torch", "diffusers", "av")
 
 
 def restore_clip(job_id: str) -> None:
@@ -110,6 +114,7 @@ class Restorer:
     ) -> None:
         self.settings, self.control, self.prior = settings, control, prior
         self.records, self.store, self.learned = records, store, learned_of(settings, prior)
+        self.checkpoint_store = Store(settings.files, retry_seconds=STORE_PATIENCE_SECONDS)
         self.model, self.card = settings.model, card_of(prior)
         self.device = torch.cuda.get_device_name() if prior.device.type == "cuda" else "cpu"
         self.version = Version(service=version("vision-xl"), model=settings.model, weights_sha256=prior.weights_sha256)
@@ -166,7 +171,8 @@ class Restorer:
                 follower=meter,
                 learned=self.learned,
             )
-            outcome = pipeline.run(scratch)
+            with self._checkpoints(job, scratch) as checkpoints:
+                outcome = pipeline.run(scratch, checkpoints)
         except NotIdentified as error:
             raise TaskFailed("degradation_not_identified", str(error)) from error
         except ValueError as error:
@@ -179,6 +185,19 @@ class Restorer:
         job = self._move(job, JobStatus.finalizing)
         meter.enter("encoding", outcome.frames)
         self._finish(job, outcome, meter)
+
+    def _checkpoints(self, job: Job, scratch: Path) -> StoredCheckpoints:
+        """Where an attempt that was interrupted left off, for one that would come to the same result."""
+        settings, prior = self.settings, self.prior
+        identity = {
+            "request": job.request.model_dump(mode="json", include={"source", *Restoration.model_fields}),
+            "source": job.source.sha256,
+            "version": self.version.model_dump(),
+            "libraries": {name: version(name) for name in LIBRARIES},
+            "device": [prior.device.type, str(prior.unet.dtype), str(prior.vae.dtype)],
+            "sizes": [settings.part_frames, settings.tile_pixels],
+        }
+        return StoredCheckpoints(self.checkpoint_store, job.id, identity, scratch)
 
     def _observe(self, task: str, outcome: Outcome, seconds: float) -> None:
         for _ in range(outcome.frames):
@@ -232,14 +251,14 @@ class Restorer:
             mode="json",
             include={"id", "request", "source", "output", "seed", "metrics", "estimated", "warnings", "attempt"},
         )
-        libraries = {name: version(name) for name in ("torch", "diffusers", "av")}
+        libraries = {name: version(name) for name in LIBRARIES}
         return told | {
             "solver": job.request.solver.model_dump() | outcome.settings,
             "noise_sigma": outcome.noise_sigma,
             "scenes": outcome.scenes,
             "frames": outcome.per_frame,
             "data_residual": {"before": outcome.residual_before, "after": outcome.residual},
-            "stage_seconds": {stage: round(seconds, 3) for stage, seconds in meter.stages.items()},
+            "stage_seconds": {stage: round(seconds, 3) for stage, seconds in meter.spent().items()},
             "version": self.version.model_dump() | libraries,
             "device": self.device,
         }

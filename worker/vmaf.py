@@ -33,7 +33,8 @@ class Vmaf:
 
     def __init__(self) -> None:
         self._frames: list[tuple[Tensor, Tensor]] = []
-        self._values: list[float] = []
+        self._values: list[float] = []  # of the clip at hand
+        self._told: list[float] = []  # of those before it
         self._can = True
 
     def add(self, frame: Tensor, truth: Tensor) -> None:
@@ -43,11 +44,25 @@ class Vmaf:
         if len(self._frames) == CHUNK + 2:
             self._take(last=False)
 
-    def value(self) -> float | None:
-        """The mean over all frames; None where they are too small to have one, or ffmpeg cannot be run here."""
+    def values(self) -> list[float] | None:
+        """Of all frames so far, after which a clip of its own begins; None where ffmpeg cannot be run here."""
         if len(self._frames) > min(1, len(self._values)):
             self._take(last=True)
-        return sum(self._values) / len(self._values) if self._can and self._values else None
+        self._frames = []
+        self._told += self._values
+        self._values = []
+        return self._told if self._can else None
+
+    def value(self) -> float | None:
+        """The mean over all frames; None where they are too small to have one, or ffmpeg cannot be run here."""
+        values = self.values()
+        return sum(values) / len(values) if values else None
+
+    def add_values(self, values: list[float] | None) -> None:
+        """Of frames that come next, of a clip of their own."""
+        self.values()
+        self._told += values or []
+        self._can = self._can and values is not None
 
     def _take(self, last: bool) -> None:
         seen, true = (torch.stack(clip) for clip in zip(*self._frames, strict=True))

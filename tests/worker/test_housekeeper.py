@@ -10,13 +10,14 @@ from threading import Thread
 import pytest
 from redis import Redis
 
-from app.contract import JobStatus, MediaInfo, Upload, result_key, upload_key
+from app.contract import JobStatus, MediaInfo, Upload, checkpoint_prefix, result_key, upload_key
 from app.ids import new_id
 from app.records import Records, now
 from app.settings import Settings
 from app.store import Store
 from tests.worker.front_end import Service
 from worker import housekeeper
+from worker.control import INTERNAL_ERROR
 from worker.housekeeper import Housekeeper
 from worker.ledger import Ledger
 from worker.metrics import Metrics
@@ -255,3 +256,19 @@ def test_files_are_listed_a_page_at_a_time(tmp_path: Path) -> None:
         assert [file.key for file in store.files("uploads", after="uploads/b")] == ["uploads/c"]
         assert all(abs(now() - file.last_modified) < timedelta(minutes=1) for file in first)
         assert store.files("nothing") == []
+
+
+def test_checkpoints_go_with_their_job(service: Service, settings: Settings, employ: Employ) -> None:
+    """At once where a worker ends it, and within a minute where somebody else does."""
+    kept = {
+        job_id: put(Path(settings.files) / checkpoint_prefix(job_id) / "steps-0.json")
+        for job_id in (service.submit() for _ in range(3))
+    }
+    ended, gone, live = kept
+    keeper = employ()
+    keeper.ledger.failed(ended, INTERNAL_ERROR, None)
+    assert [path.exists() for path in kept.values()] == [False, True, True]
+    service.end(gone)
+    keeper.tidy()
+    assert [path.exists() for path in kept.values()] == [False, False, True]
+    assert service.status(live) is JobStatus.queued

@@ -41,6 +41,12 @@ class Follower:
     def planned(self, frames: int, steps: int, inversions: int) -> None:
         self.total = frames * steps
 
+    def resumed(self, frames: int, inversions: int, steps: int, spent: dict[str, float]) -> None:
+        self.denoised += frames * steps
+
+    def spent(self) -> dict[str, float]:
+        return {}
+
     def watch(self, stage: Stage, frames: int, seconds: float | None = None) -> None:
         self.denoised += frames if stage == "denoise" else 0
 

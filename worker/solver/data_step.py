@@ -21,7 +21,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -101,6 +101,15 @@ class Proximal:
     def rho(self) -> list[float]:
         """What it has been, step by step."""
         return [float(rho) for rho in self._rhos]
+
+    @property
+    def history(self) -> dict[str, list[Any]]:
+        """What it can tell of its steps so far, ready for JSON."""
+        return {"rho": self.rho, "iterations": self.iterations, "unsolved": self.unsolved}
+
+    def go_on(self, history: dict[str, list[Any]]) -> None:
+        """These steps were taken by another for the same measurement."""
+        self._rhos, self.iterations, self.unsolved = (list(history[n]) for n in ("rho", "iterations", "unsolved"))
 
     def __call__(self, x0: Tensor, t: int) -> Tensor:
         """Fit the estimate x0 (T, 3, H, W) made at timestep t to the measurement, where it is."""

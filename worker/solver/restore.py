@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from worker.solver.batches import MicroBatches
+from worker.solver.keeper import FORGETFUL, Keeper, Reached
 from worker.solver.lowpass import gaussian_lowpass
 from worker.solver.schedule import Schedule
 from worker.solver.segments import crossfade
@@ -124,22 +125,29 @@ def restored(
     watch: Watch = nobody,
     batches: MicroBatches | None = None,
     room: Room = in_memory,
+    keeper: Keeper = FORGETFUL,
 ) -> Iterator[Tensor]:
     """Solve y = A x + noise for a clip x; pixels of only one section are in memory.
 
     generator: on the CPU, so that a seed means the same on every device. watch(stage, frames): called after each piece
     of work; what it raises ends the run. batches: how many frames go through the prior at a time; MICRO_BATCH, where it
-    is not given. room: where latents and noise of all frames are.
+    is not given. room: where latents and noise of all frames are. keeper: knows where to go on, is told of each step.
 
     Yields each section, (T, 3, H, W), not clamped; frames that the one before has, too, go over from that to this one.
     """
     schedule = sampling.schedule
     stages = Stages(prior, schedule, watch, batches or MicroBatches(MICRO_BATCH))
-    z, like, frame = initial_latents(stages, sections, sampling, generator, room)
     count = sections[-1].frames.stop - sections[0].frames.start
+    done_before = 0
+    if reached := keeper.reached():
+        done_before = reached.steps
+        z, like, frame = resumed_latents(reached, sections, generator, room)
+    else:
+        z, like, frame = initial_latents(stages, sections, sampling, generator, room)
+        keeper.keep(0, z, count, generator.get_state())
     eps = room(count, like)
 
-    for index, t in enumerate(schedule.timesteps):
+    for index, t in enumerate(schedule.timesteps[done_before:], done_before):
         # Denoise every frame on its own; from here on z is what they would be without noise.
         stages.denoise(z, eps, count, t)
 
@@ -169,6 +177,8 @@ def restored(
                 z[done] = stages.renoised(x[:own], noise, t_next)
             else:
                 yield x
+        if t_next:
+            keeper.keep(index + 1, z, count, generator.get_state())
 
 
 def in_turn(sections: Sequence[Section]) -> Iterator[tuple[Section, slice, slice]]:
@@ -182,6 +192,18 @@ def in_turn(sections: Sequence[Section]) -> Iterator[tuple[Section, slice, slice
             slice(section.frames.start - first, end - first),
         )
         stop = section.frames.stop
+
+
+def resumed_latents(
+    reached: Reached, sections: Sequence[Section], generator: torch.Generator, room: Room
+) -> tuple[Frames, Tensor, Tensor]:
+    """The same as `initial_latents`, as they were after some step; the generator goes on from there, too."""
+    frame = sections[0].lifted()[:1].clone()
+    latents = reached.z.to(frame.device)
+    z = room(len(latents), latents[:1])
+    z[:] = latents
+    generator.set_state(reached.generator)
+    return z, latents[:1].clone(), frame
 
 
 def initial_latents(

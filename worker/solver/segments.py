@@ -103,10 +103,10 @@ class Timeline:
 
 
 def runs(parts: Sequence[Part], length: int) -> list[list[Part]]:
-    """Neighbours that share frames, together as long as they have at most `length` true frames; others alone."""
+    """Neighbours together, as long as they have at most `length` true frames."""
     found = [[parts[0]]]
-    for before, part in pairwise(parts):
-        if part.true.start < before.true.stop and part.true.stop - found[-1][0].true.start <= length:
+    for part in parts[1:]:
+        if part.true.stop - found[-1][0].true.start <= length:
             found[-1].append(part)
         else:
             found.append([part])

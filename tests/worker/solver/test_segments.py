@@ -144,8 +144,3 @@ def test_parts_that_share_frames_go_together_up_to_a_length() -> None:
     assert len(together) == 2 and max(spans) <= 100
     assert spans[0] + len(parts[len(together[0])].true) > 100  # no more would have fitted
     assert [len(run) for run in runs(parts, 0)] == [1] * 9
-
-
-def test_parts_that_share_nothing_stay_alone() -> None:
-    parts = Timeline([GaussianBlur(1.0)], 120).parts(25)
-    assert [len(run) for run in runs(parts, 1000)] == [1] * len(parts)

@@ -1,0 +1,178 @@
+"""What is kept of a job until it ends, so that whoever takes it up next goes on instead of starting over.
+
+    checkpoints/{job}/{name}.json           which files belong together, their digests, and what is to be told of them
+    checkpoints/{job}/{name}/{digest}       a file, by its own digest
+
+The files come first and their list last, so that a list tells of whole files alone. What does not fit its digest, or
+was made by another version or for another request, counts as not there.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from hashlib import sha256
+from pathlib import Path
+from threading import Lock
+from typing import Any, NamedTuple, Protocol, Self
+
+import structlog
+from obstore.exceptions import BaseError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from app.contract import checkpoint_prefix
+from app.store import Store
+from worker.solver.keeper import Reached
+from worker.solver.stages import Frames
+
+log = structlog.get_logger(__name__)
+
+FORMAT = 1  # of what is told and of the files; another one is ignored
+UNREADABLE = (BaseError, OSError, ValueError, KeyError, TypeError, AttributeError)
+
+
+class Found(NamedTuple):
+    """Files by name, and what was told of them."""
+
+    files: dict[str, Path]
+    told: dict[str, Any]
+
+
+class Checkpoints(Protocol):
+    """Where a pipeline keeps what it has done."""
+
+    def get(self, name: str) -> Found | None:
+        """What was kept under that name last, if anything."""
+
+    def put(self, name: str, files: dict[str, Path], told: dict[str, Any]) -> None:
+        """Keep this instead; told: ready for JSON."""
+
+    def drop(self, name: str) -> None:
+        """It is needed no longer."""
+
+
+class StepKeeper:
+    """Keeps the steps of one run under a name, if there is where; scratch: for the file in the making.
+
+    told: what went along with the step at which to go on. tell: gives what is to go along with the next ones.
+    """
+
+    def __init__(self, checkpoints: Checkpoints | None, name: str, scratch: Path) -> None:
+        self._checkpoints, self._name, self._scratch = checkpoints, name, scratch
+        self._found = checkpoints.get(name) if checkpoints else None
+        self.told: dict[str, Any] = self._found.told if self._found else {}
+        self.tell: Callable[[], dict[str, Any]] = dict
+
+    @property
+    def steps(self) -> int | None:
+        """How many are done; None: not even the inversion."""
+        return self.told.get("steps")
+
+    def reached(self) -> Reached | None:
+        if self._found is None:
+            return None
+        tensors = load_file(self._found.files["latents"])
+        return Reached(self.told["steps"], tensors["z"], tensors["generator"])
+
+    def keep(self, steps: int, z: Frames, frames: int, generator: Tensor) -> None:
+        if self._checkpoints is None:
+            return
+        path = self._scratch / f"{self._name}-{steps % 2}.safetensors"  # the one before may yet be read
+        save_file({"z": z[0:frames].cpu().contiguous(), "generator": generator}, path)
+        self._checkpoints.put(self._name, {"latents": path}, {"steps": steps} | self.tell())
+
+    def drop(self) -> None:
+        """The run is finished."""
+        if self._checkpoints:
+            self._checkpoints.drop(self._name)
+
+
+class StoredCheckpoints:
+    """In the store, for one job, written by a thread while the solver goes on; the end of the context waits for that.
+
+    identity: whatever a result depends on, ready for JSON. scratch: for copies. A store that does not take them, or
+    does not answer, costs the checkpoint and not the job.
+    """
+
+    def __init__(self, store: Store, job_id: str, identity: Any, scratch: Path) -> None:
+        self._store, self._scratch, self._prefix = store, scratch, checkpoint_prefix(job_id)
+        self._identity = sha256(json.dumps([FORMAT, identity], sort_keys=True).encode()).hexdigest()
+        self._keys: dict[str, set[str]] = {}  # of the files that each name stands for
+        self._thread, self._lock = ThreadPoolExecutor(1), Lock()
+        self._writing: Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._thread.shutdown()
+
+    def get(self, name: str) -> Found | None:
+        try:
+            return self._get(name)
+        except FileNotFoundError:
+            return None  # as with most jobs
+        except UNREADABLE as error:
+            log.warning("checkpoint ignored", name=name, reason=str(error))
+            return None
+
+    def put(self, name: str, files: dict[str, Path], told: dict[str, Any]) -> None:
+        """Returns once what was put before is written: these files have to stay as they are until then."""
+        with self._lock:
+            before, self._writing = self._writing, self._thread.submit(self._put, name, files, told)
+        if before:
+            before.result()
+
+    def drop(self, name: str) -> None:
+        with self._lock:
+            self._writing = self._thread.submit(self._drop, name)
+
+    def _get(self, name: str) -> Found:
+        found = json.loads(b"".join(self._store.read(self._list_of(name))))
+        if found["identity"] != self._identity:
+            raise ValueError("it is of another version, or of another request")
+        files: dict[str, Path] = {}
+        for kind, digest in found["files"].items():
+            try:
+                files[kind] = self._store.fetch(self._key(name, digest), self._scratch)
+                whole = digest_of(files[kind]) == digest
+            except FileNotFoundError:
+                whole = False
+            if not whole:
+                raise ValueError(f"its file {kind} is damaged or gone")
+        self._keys[name] = {self._key(name, digest) for digest in found["files"].values()}
+        return Found(files, found["told"])
+
+    def _put(self, name: str, files: dict[str, Path], told: dict[str, Any]) -> None:
+        try:
+            digests = {kind: digest_of(path) for kind, path in files.items()}
+            keys = {kind: self._key(name, digest) for kind, digest in digests.items()}
+            for kind, path in files.items():
+                if keys[kind] not in self._keys.get(name, set()):
+                    self._store.put_file(keys[kind], path)
+            listed = {"identity": self._identity, "files": digests, "told": told}
+            self._store.put_bytes(self._list_of(name), json.dumps(listed).encode())
+            for old in self._keys.get(name, set()) - set(keys.values()):
+                self._store.delete(old)
+            self._keys[name] = set(keys.values())
+        except UNREADABLE as error:
+            log.warning("checkpoint not written", name=name, reason=str(error))
+
+    def _drop(self, name: str) -> None:
+        try:
+            for key in (self._list_of(name), *self._keys.pop(name, set())):
+                self._store.delete(key)
+        except UNREADABLE as error:
+            log.warning("checkpoint not deleted", name=name, reason=str(error))
+
+    def _list_of(self, name: str) -> str:
+        return f"{self._prefix}/{name}.json"
+
+    def _key(self, name: str, digest: str) -> str:
+        return f"{self._prefix}/{name}/{digest}"
+
+
+def digest_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
