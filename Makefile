@@ -11,7 +11,7 @@ export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test demo serve check bench bench-gpu quality clean
+.PHONY: help setup test test-faults demo serve check bench bench-gpu quality clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -29,6 +29,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 # Two at a time, each computing on one core: most tests wait, or compute too little to fill more.
 test: setup ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+# At every stage and for as long as it takes; `make test` has a few of them.
+test-faults: setup ## kill, hang and cut off workers and Redis, wherever it hurts
+	VXL_TEST_FAULTS=all $(BIN)/python -m pytest -n 2 tests/faults
 
 demo: setup ## restore the sample clip, end to end
 	$(BIN)/vxl demo

@@ -61,10 +61,21 @@ def models(
     url: Annotated[str | None, typer.Option(help="of the service; VXL_HOST and VXL_PORT if not given")] = None,
 ) -> None:
     """Say which models the workers of a running service hold, or what the settings would load where none runs."""
-    from app.show_models import show_models  # with all of the API's models: the other commands start without
+    from app.show import show_models  # with all of the API's models: the other commands start without
 
     settings = Settings()
     raise typer.Exit(show_models((url or f"http://{settings.host}:{settings.port}").rstrip("/"), settings))
+
+
+@app.command()
+def workers(
+    url: Annotated[str | None, typer.Option(help="of the service; VXL_HOST and VXL_PORT if not given")] = None,
+) -> None:
+    """Say what the workers of a running service do, and what ails those that do nothing."""
+    from app.show import show_workers
+
+    settings = Settings()
+    raise typer.Exit(show_workers((url or f"http://{settings.host}:{settings.port}").rstrip("/")))
 
 
 @app.command("check-model", context_settings=PASS_ON)

@@ -188,8 +188,7 @@ class Jobs:
 
     def _unqueue(self, pipe: Pipeline, job: Job) -> None:
         pipe.lrem(self._queues[job.request.priority].key, 0, job.id)
-        # Not deleted: a worker may have taken the id a moment ago, and must find out from the record.
-        pipe.expire(QueuedJob.key_for(job.id), CALL_KEPT_SECONDS)
+        pipe.delete(QueuedJob.key_for(job.id))  # a worker that took the id a moment ago finds out from the record
 
     def _view(self, jobs: list[Job]) -> list[Job]:
         """With the number of jobs ahead of each: those in higher queues, then those in front of it in its own."""

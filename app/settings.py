@@ -58,8 +58,8 @@ class Settings(BaseSettings):
     heartbeat_seconds: float = Field(5, gt=0)
     lease_seconds: float = Field(25, gt=0)
     cancel_grace_seconds: float = Field(15, ge=0)
-    drain_seconds: float = Field(25, ge=0)
-    stall_seconds: float = Field(600, gt=0)
+    drain_seconds: float = Field(4, ge=0)
+    stall_seconds: float = Field(300, gt=0, description="or ten times what the slowest piece of work took, if more")
     max_attempts: int = Field(3, ge=1)
 
     # How long things are kept

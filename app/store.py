@@ -1,5 +1,6 @@
 """Files by key, on a local disk or in S3. Keys are made here, never from what a client typed."""
 
+import errno
 import heapq
 import shutil
 from collections.abc import AsyncIterator, Iterator
@@ -13,6 +14,15 @@ import obstore
 from obstore.store import LocalStore, ObjectStore, from_url
 
 CHUNK = 8 << 20
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+def disk_full(error: BaseException) -> bool:
+    """Whether an error says that a disk is full, or a quota spent: Python's own, obstore's or that of safetensors."""
+    told = str(error)
+    return getattr(error, "errno", None) in NO_ROOM or any(
+        f"{word} {number}" in told for word in ("os error", "code:") for number in NO_ROOM
+    )
 
 
 @dataclass(frozen=True)

@@ -20,14 +20,13 @@ from app.ids import new_id
 from app.probe import probe
 from app.records import Records, now
 from app.settings import Settings
-from app.store import Store
+from app.store import Store, disk_full
 
 PROBES_AT_ONCE = 2  # each decodes a whole clip
 UPLOAD_ID = re.compile(r"up_[0-9a-z]{26}")
 SPARE_BYTES = 64 << 20  # of disk, which uploads leave to everyone else
 CHECK_BYTES = 4 << 20  # received between two looks at the disk
 RETRY_FULL_SECONDS = 60
-NO_SPACE = "os error 28"
 
 
 @dataclass(frozen=True)
@@ -128,7 +127,7 @@ class Uploads:
         try:
             await self.store.put_stream(key, pieces())
         except (BaseError, OSError) as error:
-            if NO_SPACE in str(error):
+            if disk_full(error):
                 raise _storage_full() from error
             raise
         return size, digest.digest()

@@ -1,4 +1,4 @@
-"""The seam between a task and the worker that runs it. Both sides import this, so it knows neither torch nor Redis.
+"""The seam between a task and the worker that runs it. Both sides import this, so it knows no torch.
 
 The task is loaded once and then called for one job after the other, in a process of its own, the horse:
 
@@ -11,8 +11,10 @@ The task is loaded once and then called for one job after the other, in a proces
 - asks `control.stop_requested()` as often, and if told to stop, drops what it has and raises `Preempted` or
   `Canceled`. It leaves the job's record alone then: the worker queues it again, to go on elsewhere, or ends it;
 - returns once the record says `succeeded`, or raises: `TaskFailed` to end it as `failed` with a code of its own,
-  `DeviceLost` where the device can no longer be used. A RedisError costs an attempt, an IllegalTransition or UnknownJob
-  (somebody changed the job meanwhile) nothing; anything else ends the job as `internal_error`, its cause in the log.
+  `DeviceLost` where the device can no longer be used. A RedisError or `StoreAway` costs an attempt, an
+  IllegalTransition, UnknownJob or LeaseLost (somebody changed the job or took it back meanwhile) nothing; anything else
+  ends the job as `internal_error`, its cause in the log;
+- passes each change of the job's record through `control.check`: else two workers might end one job.
 
 The task itself counts `attempt` and sets `started_at` when it moves the record to `starting`.
 """
@@ -22,7 +24,10 @@ import time
 from multiprocessing.sharedctypes import RawValue
 from typing import Literal, Protocol
 
+from redis import Redis
+
 from app.contract import JobError
+from worker.ticket import LeaseLost, Ticket
 
 Stop = Literal["cancel", "preempt"]
 
@@ -54,6 +59,10 @@ class TaskFailed(Exception):
 
 class NotFinite(Exception):
     """The prior gave values that are no numbers."""
+
+
+class StoreAway(Exception):
+    """The store does not answer; the job goes on once it does."""
 
 
 class DeviceLost(Exception):
@@ -104,10 +113,16 @@ class Control:
     def __init__(self, shared: Shared | None = None, observe: Observer = unobserved) -> None:
         self._shared = shared or Shared()
         self.observe = observe
+        self.ticket: Ticket | None = None  # for the job at hand
 
     def pulse(self) -> None:
         """Still alive; call it at every micro-batch."""
         self._shared.pulse()
+
+    def check(self, redis: Redis) -> None:
+        """Part of every change to the record; raises LeaseLost where another may have the job by now."""
+        if self.ticket and not self.ticket.held(redis):
+            raise LeaseLost(self.ticket.entry)
 
     def stop_requested(self) -> Stop | None:
         """Whether to stop after this micro-batch, and why."""

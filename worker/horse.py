@@ -25,7 +25,8 @@ from app.contract import JobError
 from app.logging import configure
 from app.records import IllegalTransition, UnknownJob
 from app.settings import Settings
-from worker.control import INTERNAL_ERROR, Canceled, Control, DeviceLost, Preempted, Shared, TaskFailed
+from worker.control import INTERNAL_ERROR, Canceled, Control, DeviceLost, Preempted, Shared, StoreAway, TaskFailed
+from worker.ticket import LeaseLost
 
 log = structlog.get_logger(__name__)
 
@@ -67,15 +68,23 @@ class Observed:
 class Ended:
     """How the task left a job.
 
-    overtaken: the record would not take the task's step, since someone else had changed it
+    overtaken: the record would not take the task's step, since someone else had changed it, or has taken the job back
     lost: by no fault of the job's; it may be tried again
+    out_of_memory: the system killed it for that; it may be tried again
     """
 
-    how: Literal["finished", "preempted", "canceled", "failed", "overtaken", "lost"]
+    how: Literal["finished", "preempted", "canceled", "failed", "overtaken", "lost", "out_of_memory"]
     error: JobError | None = None
 
 
-Message = Ready | Broken | Observed | Ended
+@dataclass(frozen=True)
+class Defunct:
+    """The device answers no more, and the process is about to end."""
+
+    reason: str
+
+
+Message = Ready | Broken | Observed | Ended | Defunct
 
 
 # --- what it does
@@ -94,10 +103,11 @@ def main(loader: str, settings: Settings, pipe: Connection, shared: Shared, pare
     def observe(name: str, value: float, **labels: str) -> None:
         say(Observed(name, value, labels))
 
+    control = Control(shared, observe)
     try:
         module, _, function = loader.partition(":")
         load = cast(Load, getattr(importlib.import_module(module), function))
-        task = load(settings, Control(shared, observe))
+        task = load(settings, control)
     except Exception as error:
         log.exception("the model does not load", loader=loader)
         say(Broken(f"{type(error).__name__}: {error}"))
@@ -105,12 +115,13 @@ def main(loader: str, settings: Settings, pipe: Connection, shared: Shared, pare
     model, device = (str(getattr(task, name, getattr(settings, name))) for name in ("model", "device"))
     say(Ready(model, device, getattr(task, "card", None)))
     with contextlib.suppress(EOFError, BrokenPipeError):  # the parent is gone, and so will we be in a moment
-        while (job_id := pipe.recv()) is not None:
+        while (order := pipe.recv()) is not None:
+            job_id, control.ticket = order
             with structlog.contextvars.bound_contextvars(job_id=job_id):
-                say(_run(task, job_id, observe))
+                say(_run(task, job_id, say))
 
 
-def _run(task: Task, job_id: str, observe: Callable[..., None]) -> Ended:
+def _run(task: Task, job_id: str, say: Callable[[Message], None]) -> Ended:
     """Run one job, and put how it ended into the parent's words."""
     started = time.monotonic()
     try:
@@ -124,15 +135,16 @@ def _run(task: Task, job_id: str, observe: Callable[..., None]) -> Ended:
     except TaskFailed as error:
         log.warning("job failed", code=error.code, detail=error.detail)
         return Ended("failed", JobError(code=error.code, detail=error.detail, retryable=error.retryable))
-    except (IllegalTransition, UnknownJob) as error:
+    except (IllegalTransition, UnknownJob, LeaseLost) as error:
         log.warning("job overtaken", reason=str(error))
         return Ended("overtaken")
-    except RedisError as error:
-        log.error("job interrupted: Redis is away", reason=str(error))
+    except (RedisError, StoreAway) as error:
+        log.error("job interrupted", reason=f"{type(error).__name__}: {error}")
         return Ended("lost")
     except DeviceLost as error:
         log.exception("device lost", kind=error.kind)
-        observe("visionxl_gpu_errors_total", 1, kind=error.kind)
+        say(Observed("visionxl_gpu_errors_total", 1, {"kind": error.kind}))
+        say(Defunct(f"it lost its device ({error.kind})"))
         os._exit(1)  # nothing on a lost device can be closed in good order
     except Exception:
         log.exception("job failed")

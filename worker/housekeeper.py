@@ -8,11 +8,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from threading import Event, Thread
 from typing import cast
 
 import structlog
 from obstore.exceptions import BaseError
 from redis import Redis
+from redis.exceptions import RedisError
 from rq import worker_registration
 from rq.executions import Execution
 from rq.job import Job as QueuedJob
@@ -26,24 +28,70 @@ from worker.ledger import Ledger
 log = structlog.get_logger(__name__)
 
 MISSING = "vxl:missing"  # sorted set: ids of jobs found in no place, by the time when first seen so
-SWEEPING = "vxl:sweeping"  # held by the worker that sweeps
+LEADER = "vxl:housekeeper"  # name of the worker that keeps house, for a lease
+
+# The leader stays it for as long as it renews its lease: KEYS[1] LEADER, ARGV its name and milliseconds.
+LEAD = """
+local leader = redis.call('GET', KEYS[1])
+if leader and leader ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+"""
+RESIGN = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end"
 
 TIDY_SECONDS = 60  # from one pass to the next
-PASS_SECONDS = 2.0  # for each of the four kinds of things: meanwhile the worker takes no job
+PASS_SECONDS = 2.0  # for each of the three kinds of things
+STOP_SECONDS = 2.0  # how long a worker that leaves waits for a pass to end
 JOBS_PER_PASS, FILES_PER_PASS = 100, 1000
 STORE_RETRY_SECONDS = 5
 UNFINISHED = timedelta(days=1)  # how long the rest of a file may take to come
-SCRATCH = timedelta(hours=1)  # how long a job's directory may be there before the job counts as live
 
 
 class Housekeeper:
-    """Run by every idle worker. Any number may run at once: whoever removes a finding is the one to act on it."""
+    """A thread of every worker, of which one keeps house: the one that leads, whether it has a job or not.
 
-    def __init__(self, connection: Redis, settings: Settings, ledger: Ledger) -> None:
+    Should two lead for a moment, as after a pause longer than the lease, nothing is done twice: whoever removes a
+    finding is the one to act on it.
+    """
+
+    def __init__(self, connection: Redis, settings: Settings, ledger: Ledger, name: str) -> None:
         self.redis, self.settings, self.ledger, self.records = connection, settings, ledger, ledger.records
+        self.name, self._sweep_at = name, 0.0
+        self._stopped, self._thread = Event(), Thread(target=self._keep, name="housekeeper", daemon=True)
         self.store = Store(settings.files, retry_seconds=STORE_RETRY_SECONDS)
-        self._tidy_at, self._looked_at = 0.0, ""
+        self._tidy_at, self._tidy_here_at, self._looked_at = 0.0, 0.0, ""
         ledger.on_end = self.forget
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Let another lead."""
+        self._stopped.set()
+        self._thread.join(STOP_SECONDS)
+
+    def _keep(self) -> None:
+        pause = 0.0
+        while not self._stopped.wait(pause):
+            pause = self.settings.heartbeat_seconds
+            try:
+                if self.leads():
+                    self.expire_leases()
+                    self.sweep()
+                    self.tidy()
+                self.tidy_here()
+            except RedisError as error:
+                log.warning("nobody keeps house: Redis is away", reason=str(error))
+                # Leases ran out while nobody could renew them: let the others do so first.
+                pause = self.settings.lease_seconds
+            except Exception:
+                log.exception("housekeeping failed")
+        with suppress(RedisError):
+            self.redis.eval(RESIGN, 1, LEADER, self.name)
+
+    def leads(self) -> bool:
+        """Whether this one is to keep house until its lease ends, or the next call."""
+        return bool(self.redis.eval(LEAD, 1, LEADER, self.name, str(int(self.settings.lease_seconds * 1000))))
 
     def expire_leases(self) -> None:
         """Give back the jobs of workers that have not been heard of for a lease."""
@@ -57,10 +105,11 @@ class Housekeeper:
                     self.ledger.lost(execution.job_id, None)
 
     def sweep(self) -> None:
-        """Find jobs that are nowhere, or overdue; one worker at a time, once a lease."""
+        """Find jobs that are nowhere, or overdue; once a lease."""
         lease = self.settings.lease_seconds
-        if not self.redis.set(SWEEPING, 1, nx=True, px=int(lease * 1000)):
+        if time.monotonic() < self._sweep_at:
             return
+        self._sweep_at = time.monotonic() + lease
         places = self.ledger.places()
         unfinished = {job.id: job for job in self.records.live()}
         for job in unfinished.values():
@@ -75,14 +124,29 @@ class Housekeeper:
         if time.monotonic() < self._tidy_at:
             return
         self._tidy_at = time.monotonic() + TIDY_SECONDS
-        for clear in (self._clear_jobs, self._clear_uploads, self._clear_checkpoints, self._clear_scratch):
+        for clear in (self._clear_jobs, self._clear_uploads, self._clear_checkpoints):
             with _tolerated():
                 clear(time.monotonic() + PASS_SECONDS)
 
+    def tidy_here(self) -> None:
+        """Clear away directories `{job_id}-*` that no job works in, left by a horse that was killed on this machine."""
+        if time.monotonic() < self._tidy_here_at:
+            return
+        self._tidy_here_at = time.monotonic() + TIDY_SECONDS
+        found = list(self.settings.scratch.glob("job_*-*"))
+        live = self.records.live_ids()  # read after the directories, so that none is of a job that began since
+        for path in found:
+            if path.is_dir() and path.name.rpartition("-")[0] not in live:
+                with _tolerated(path=str(path)), suppress(FileNotFoundError):
+                    shutil.rmtree(path)
+                    log.info("scratch deleted", path=str(path))
+
     def forget(self, job: Job) -> None:
-        """Clear away what was kept of a job that has ended; what cannot be now `tidy` will find."""
+        """Clear away what was kept of a job that has ended; what cannot be now later passes find."""
         with _tolerated(job_id=job.id):
             self.store.delete(checkpoint_prefix(job.id))
+        for left_behind in self.settings.scratch.glob(f"{job.id}-*"):
+            shutil.rmtree(left_behind, ignore_errors=True)  # by a horse that was killed
 
     def _clear_jobs(self, until: float) -> None:
         """Jobs whose results have expired: the files first, so that no file is left without its record."""
@@ -131,18 +195,6 @@ class Housekeeper:
             with _tolerated(job_id=job_id):
                 self.store.delete(checkpoint_prefix(job_id))
                 log.info("checkpoints deleted", job_id=job_id)
-
-    def _clear_scratch(self, until: float) -> None:
-        """Directories `{job_id}-*` that no job works in, left by a horse that was killed."""
-        live = self.records.live_ids()
-        for path in self.settings.scratch.glob("job_*-*"):
-            if time.monotonic() > until:
-                return
-            with _tolerated(path=str(path)), suppress(FileNotFoundError):
-                old = time.time() - path.stat().st_mtime > SCRATCH.total_seconds()
-                if old and path.is_dir() and path.name.rpartition("-")[0] not in live:
-                    shutil.rmtree(path)
-                    log.info("scratch deleted", path=str(path))
 
     def _give_back(self, missing: set[str], lease: float) -> None:
         """Twice found missing, a lease apart, is lost: a job on its way from place to place is missing but once."""

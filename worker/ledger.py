@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import structlog
 from redis import Redis
@@ -28,14 +28,18 @@ from app.records import IllegalTransition, Records, UnknownJob, now
 from app.settings import QUEUES, Settings
 from worker.control import INTERNAL_ERROR
 from worker.metrics import Metrics
+from worker.ticket import LeaseLost, Ticket
 
 log = structlog.get_logger(__name__)
 
+Loss = Literal["worker_lost", "stalled", "out_of_memory"]
+LOSSES: dict[Loss, str] = {
+    "worker_lost": "It ended, or was cut off.",
+    "stalled": "It came no further.",
+    "out_of_memory": "It took more memory than its machine has.",
+}
+
 LIVE = frozenset({JobStatus.starting, JobStatus.processing, JobStatus.finalizing})
-
-
-class LeaseLost(Exception):
-    """The job is no longer ours; nothing was written."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +49,13 @@ class Lease:
     job: QueuedJob
     execution: Execution
 
+    @property
+    def ticket(self) -> Ticket:
+        """For the horse, which writes the record, too."""
+        return Ticket(self.job.started_job_registry.key, self.execution.composite_key)
+
     def held(self) -> bool:
-        key = self.job.started_job_registry.key
-        return self.job.connection.zscore(key, self.execution.composite_key) is not None
+        return self.ticket.held(self.job.connection)
 
     def release(self, pipe: Pipeline) -> None:
         self.execution.delete(job=self.job, pipeline=pipe)
@@ -141,10 +149,7 @@ class Ledger:
 
     def finished(self, job_id: str, lease: Lease | None) -> None:
         """Its task returned: the record says how it ended. If not, that is the task's mistake."""
-        job = self.records.find(job_id)
         self.failed(job_id, INTERNAL_ERROR, lease)
-        if job is not None and job.terminal:
-            self._tell(job)
 
     def failed(self, job_id: str, error: JobError, lease: Lease | None) -> None:
         self._settle(job_id, lambda job: (JobStatus.failed, {"error": error}), lease)
@@ -160,15 +165,16 @@ class Ledger:
         """Its worker has to go: to the front of the queue, the attempt not counted."""
         self._settle(job_id, _uncounted, lease, "preempted")
 
-    def lost(self, job_id: str, lease: Lease | None, reason: str = "worker_lost") -> None:
+    def lost(self, job_id: str, lease: Lease | None, reason: Loss = "worker_lost") -> None:
         """Its worker died, hung or was cut off: to the front of the queue, unless that was the last attempt."""
 
         def verdict(job: Job) -> Verdict:
             attempt = max(1, job.attempt) if job.status in LIVE else job.attempt + 1  # died before the task counted
             if attempt < self.settings.max_attempts:
                 return JobStatus.queued, {"attempt": attempt}
-            detail = f"The worker was lost {attempt} times while it ran this job."
-            return JobStatus.failed, {"error": JobError(code="worker_lost", detail=detail, retryable=True)}
+            code = "out_of_memory" if reason == "out_of_memory" else "worker_lost"
+            detail = f"{LOSSES[reason]} The worker was lost {attempt} times while it ran this job."
+            return JobStatus.failed, {"error": JobError(code=code, detail=detail, retryable=True)}
 
         self._settle(job_id, verdict, lease, reason)
 
@@ -216,7 +222,11 @@ class Ledger:
             if to is JobStatus.queued:
                 log.info("job queued again", job_id=job_id, reason=reason, attempts=moved.attempt)
                 return self.metrics.job_resumed(reason)
-        return self._release(job_id, lease, forget=True)
+        ours = lease is not None and lease.held()
+        self._release(job_id, lease, forget=True)
+        if job is not None and ours:  # the task itself ended it, and has told nobody
+            self._tell(job)
+        return None
 
     def _also(self, job: Job, to: JobStatus, lease: Lease | None) -> Callable[[Pipeline], None]:
         """What changes in the queue, in the same transaction; runs when the record is watched, so the lease counts."""

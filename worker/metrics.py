@@ -21,7 +21,7 @@ JOB_SECONDS = (1, 5, 10, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 4
 WAIT_SECONDS = (0.1, 0.5, 1, 5, 10, 30, 60, 300, 600, 1800, 3600, 14400, 86400)
 CANCEL_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 30, 60)
 
-STATES = ("loading", "idle", "busy", "draining", "unhealthy")
+STATES = ("loading", "idle", "busy", "draining", "unhealthy", "defunct")
 
 # Name: help, labels, buckets. The first two come from the task, the others from the parent.
 HISTOGRAMS: dict[str, tuple[str, list[str], tuple[float, ...]]] = {

@@ -15,6 +15,7 @@ from worker.solver.stages import STAGES, Stage
 log = structlog.get_logger(__name__)
 
 EVERY_SECONDS = 0.5
+RETRY_TIMES = 10  # as long as a try took that failed, until the next one
 # How much of a whole job (100) lies before and after the solver. A step of inversion costs about a third of a sampler
 # step, which also passes through the autoencoder twice.
 BEFORE, AFTER = 2.0, 6.0
@@ -127,8 +128,10 @@ class Meter:
         """At most twice a second, and never a reason to fail: progress may be lost, work may not."""
         if not force and time.monotonic() - self._written < EVERY_SECONDS:
             return
-        self._written = time.monotonic()
+        self._written = began = time.monotonic()
         try:
             self.records.progress(self.job_id, progress)
         except RedisError as error:
+            # Where Redis does not even refuse, each try costs seconds in which nothing is solved.
+            self._written += RETRY_TIMES * (time.monotonic() - began)
             log.warning("progress is not recorded", error=str(error))

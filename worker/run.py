@@ -8,7 +8,10 @@ from typing import Literal
 from app.contract import Job
 from worker.control import INTERNAL_ERROR
 from worker.horse import Ended
-from worker.ledger import Lease, LeaseLost, Ledger
+from worker.ledger import Lease, Ledger
+from worker.ticket import LeaseLost
+
+STALL_TIMES = 10  # what the slowest piece of work so far took
 
 Reason = Literal["cancel", "preempt", "stall", "lease"]
 
@@ -19,6 +22,7 @@ class Run:
 
     kill_at: when patience ends, on the monotonic clock
     look_at: when to ask Redis about the job again
+    silent, longest: seconds since the horse gave a sign of life, and the most there have been between two of them
     """
 
     job: Job
@@ -26,6 +30,15 @@ class Run:
     reason: Reason | None = None
     kill_at: float = math.inf
     look_at: float = 0
+    silent: float = 0
+    longest: float = 0
+
+    def hangs(self, silent: float, limit: float) -> bool:
+        """Whether nothing was heard for too long: for `limit` seconds, and many times what it has taken so far."""
+        if silent < self.silent:
+            self.longest = max(self.longest, self.silent)
+        self.silent = silent
+        return silent > max(limit, STALL_TIMES * self.longest)
 
     def stop(self, reason: Reason, grace: float) -> None:
         """It has to end within `grace` seconds. To cancel outweighs making way; a lost lease outweighs everything."""
@@ -51,5 +64,7 @@ class Run:
                 ledger.preempted(job_id, lease)
             case "stall", _:
                 ledger.lost(job_id, lease, "stalled")
+            case _, "out_of_memory":
+                ledger.lost(job_id, lease, "out_of_memory")
             case _:
                 ledger.lost(job_id, lease)

@@ -5,13 +5,15 @@ import multiprocessing
 import os
 import signal
 import time
+from pathlib import Path
 from typing import cast
 
 import structlog
 
 from app.settings import Settings
 from worker.control import Observer, Shared
-from worker.horse import Broken, Ended, Message, Observed, Ready, main
+from worker.horse import Broken, Defunct, Ended, Message, Observed, Ready, main
+from worker.ticket import Ticket
 
 log = structlog.get_logger(__name__)
 
@@ -19,10 +21,24 @@ CONTEXT = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
 AT_ONCE = 1000  # messages read before the parent looks at anything else
 RELOAD_SECONDS_MAX = 30.0
 KILL_SECONDS = 10
+OOM_COUNTS = (Path("/sys/fs/cgroup/memory.events"), Path("/proc/vmstat"))
 
 
 class HorseGone(Exception):
-    """The process is dead, or as good as."""
+    """The process is dead, or as good as. out_of_memory: the system killed it for that."""
+
+    def __init__(self, why: str, out_of_memory: bool) -> None:
+        super().__init__(why)
+        self.out_of_memory = out_of_memory
+
+
+def oom_kills() -> int:
+    """How many processes the system has killed for want of memory: of this container, or of the machine."""
+    for path in OOM_COUNTS:
+        with contextlib.suppress(OSError, StopIteration, ValueError):
+            lines = path.read_text().splitlines()
+            return next(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
+    return 0
 
 
 class Horse:
@@ -31,6 +47,8 @@ class Horse:
     def __init__(self, loader: str, settings: Settings) -> None:
         self.shared = Shared()
         self.ready: Ready | None = None
+        self.defunct = ""  # why it is of no use any more, if it is not
+        self._killed, self._oom_kills = False, oom_kills()
         self._pipe, theirs = CONTEXT.Pipe()
         self._process = CONTEXT.Process(
             target=main, args=(loader, settings, theirs, self.shared, os.getpid()), name="horse", daemon=True
@@ -42,12 +60,12 @@ class Horse:
     def pid(self) -> int:
         return self._process.pid or 0
 
-    def run(self, job_id: str) -> None:
-        """Hand over a job; `messages` tells how it went."""
+    def run(self, job_id: str, ticket: Ticket) -> None:
+        """Hand over a job, and the right to change it; `messages` tells how it went."""
         self.shared.ask(None)
         self.shared.pulse()
         with contextlib.suppress(OSError):  # dead already, which `messages` will find
-            self._pipe.send(job_id)
+            self._pipe.send((job_id, ticket))
 
     def messages(self, seconds: float) -> list[Message]:
         """What it said within the next `seconds`; raises HorseGone if it can say no more."""
@@ -57,13 +75,14 @@ class Horse:
                 said.append(cast(Message, self._pipe.recv()))
         except (EOFError, OSError):
             if not said:
-                raise HorseGone(self._obituary()) from None
+                raise self._obituary() from None
         return said
 
     def kill(self) -> None:
         """End it and all that it started, now."""
         if self._process.exitcode is not None:
             return  # its number may be another's by now
+        self._killed = True
         for end in (os.killpg, os.kill):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 end(self.pid, signal.SIGKILL)
@@ -79,12 +98,16 @@ class Horse:
             log.error("the horse cannot be killed: its device hangs in the kernel", pid=self.pid)
         self._pipe.close()
 
-    def _obituary(self) -> str:
+    def _obituary(self) -> HorseGone:
         self._process.join(5)
         code = self._process.exitcode
         if code is None:
-            return "the horse closed its pipe"
-        return f"the horse died of {signal.Signals(-code).name}" if code < 0 else f"the horse exited with {code}"
+            return HorseGone("the horse closed its pipe", False)
+        if code >= 0:
+            return HorseGone(f"the horse exited with {code}", False)
+        out_of_memory = -code == signal.SIGKILL and not self._killed and oom_kills() > self._oom_kills
+        why = ", for want of memory" if out_of_memory else ""
+        return HorseGone(f"the horse died of {signal.Signals(-code).name}{why}", out_of_memory)
 
 
 class Stable:
@@ -97,6 +120,7 @@ class Stable:
         self.loader, self.settings, self.observe = loader, settings, observe
         self.horse: Horse | None = None
         self.trouble = ""  # why the model does not load
+        self.defunct = ""  # why the last horse was of no use any more, until there is another
         self._failures, self._load_at = 0, 0.0
 
     @property
@@ -131,6 +155,7 @@ class Stable:
             log.error("the model does not load", reason=self.trouble, retry_seconds=delay)
         else:
             log.error("lost the horse", reason=why)
+            self.defunct = self.horse.defunct
         self.close()
 
     def close(self, seconds: float = 0) -> None:
@@ -142,11 +167,13 @@ class Stable:
     def _heed(self, horse: Horse, message: Message) -> None:
         match message:
             case Ready(model, device, _):
-                horse.ready, self.trouble, self._failures = message, "", 0
+                horse.ready, self.trouble, self.defunct, self._failures = message, "", "", 0
                 log.info("the model is loaded", model=model, device=device, pid=horse.pid)
             case Broken(reason):
                 self.trouble = reason
             case Observed():
                 self.observe(message.name, message.value, **message.labels)
+            case Defunct(reason):
+                horse.defunct = reason
             case Ended(how):
                 log.error("the horse ended a job that it does not have", how=how)

@@ -14,6 +14,7 @@ from typing import Any
 
 import structlog
 import torch
+from obstore.exceptions import BaseError
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -34,11 +35,11 @@ from app.degradations import task_of
 from app.records import IllegalTransition, Records, now
 from app.restoration import Restoration
 from app.settings import Settings
-from app.store import Store
+from app.store import Store, disk_full
 from worker.card import card_of
 from worker.checkpoints import StoredCheckpoints
 from worker.compiled import compile_for
-from worker.control import Control, DeviceLost, NotFinite, TaskFailed
+from worker.control import Control, DeviceLost, NotFinite, StoreAway, TaskFailed
 from worker.learned import Learned
 from worker.outcome import Outcome
 from worker.pipeline import Pipeline
@@ -49,8 +50,8 @@ from worker.solver.blind import NotIdentified
 from worker.solver.prior import DiffusersPrior, load_prior
 
 log = structlog.get_logger(__name__)
-REDIS_PATIENCE_SECONDS = 300
-STORE_PATIENCE_SECONDS = 10  # for a checkpoint, without which a job goes on
+REDIS_PATIENCE_SECONDS = STORE_PATIENCE_SECONDS = 300
+CHECKPOINT_PATIENCE_SECONDS = 10  # without it a job goes on all the same
 LIBRARIES = ("torch", "diffusers", "av")
 
 
@@ -114,7 +115,7 @@ class Restorer:
     ) -> None:
         self.settings, self.control, self.prior = settings, control, prior
         self.records, self.store, self.learned = records, store, learned_of(settings, prior)
-        self.checkpoint_store = Store(settings.files, retry_seconds=STORE_PATIENCE_SECONDS)
+        self.checkpoint_store = Store(settings.files, retry_seconds=CHECKPOINT_PATIENCE_SECONDS)
         self.model, self.card = settings.model, card_of(prior)
         self.device = torch.cuda.get_device_name() if prior.device.type == "cuda" else "cpu"
         self.version = Version(service=version("vision-xl"), model=settings.model, weights_sha256=prior.weights_sha256)
@@ -140,6 +141,10 @@ class Restorer:
                 if not out_of_memory(error):
                     raise
                 raise TaskFailed("out_of_memory", "The clip does not fit the device's memory.", True) from error
+            except Exception as error:
+                if not disk_full(error):
+                    raise
+                raise TaskFailed("storage_full", "There is no room for the result.", True) from error
 
     def _restore(self, job: Job, scratch: Path) -> None:
         task = task_of(job.request.degradations())
@@ -241,9 +246,24 @@ class Restorer:
         files["manifest"] = files["output"].with_name(RESULT_FILES["manifest"])
         files["manifest"].write_text(json.dumps(manifest, indent=2, allow_nan=False) + "\n")
         for name, path in files.items():
-            self.store.put_file(result_key(job.id, name), path)
+            self._put(result_key(job.id, name), path)
         meter.done()
         self._move(job, JobStatus.succeeded, **changes)
+
+    def _put(self, key: str, path: Path) -> None:
+        """Into the store, tried again for as long as that is away, up to five minutes; then raises StoreAway."""
+        deadline = time.monotonic() + STORE_PATIENCE_SECONDS
+        while True:
+            try:
+                return self.store.put_file(key, path)
+            except BaseError as error:
+                if disk_full(error):
+                    raise
+                if time.monotonic() > deadline:
+                    raise StoreAway(str(error)) from error
+                log.warning("the store is away; the file is tried again", key=key, error=str(error))
+                self.control.pulse()
+                time.sleep(1)
 
     def _manifest(self, job: Job, outcome: Outcome, meter: Meter) -> Manifest:
         """All it takes to know how the result came about, and to make it again."""
@@ -269,7 +289,7 @@ class Restorer:
         tried = False
         while True:
             try:
-                return self.records.move(job.id, to, **changes)
+                return self.records.move(job.id, to, lambda pipe: self.control.check(self.records.redis), **changes)
             except IllegalTransition as error:
                 # The first try may have got through though its answer did not.
                 if tried and error.job.status is to and error.job.attempt == changes.get("attempt", job.attempt):

@@ -27,12 +27,13 @@ from rq.worker import Worker
 from app.contract import TASK, Job
 from app.records import now
 from app.settings import QUEUES, Settings
-from worker.horse import Ended, Observed
+from worker.horse import Defunct, Ended, Observed
 from worker.housekeeper import Housekeeper
-from worker.ledger import Lease, LeaseLost, Ledger
+from worker.ledger import Lease, Ledger
 from worker.metrics import Metrics
 from worker.run import Run
 from worker.stable import Horse, HorseGone, Stable
+from worker.ticket import LeaseLost
 
 log = structlog.get_logger(__name__)
 
@@ -67,11 +68,11 @@ class WarmWorker(Worker):
         self.hostname, self.pid = socket.gethostname(), os.getpid()
         self.settings, self.metrics, self.allowed = settings, metrics, allowed
         self.ledger = Ledger(connection, settings, metrics)
-        self.housekeeper = Housekeeper(connection, settings, self.ledger)
+        self.housekeeper = Housekeeper(connection, settings, self.ledger, self.name)
         self.stable = Stable(loader, settings, metrics.report)
         self.running: Run | None = None
         self.lease_seconds = math.ceil(settings.lease_seconds)  # RQ knows but whole ones
-        self._told, self._beat_at, self._clean_at = ("", ""), 0.0, 0.0
+        self._told, self._beat_at = ("", ""), 0.0
 
     # --- its life
 
@@ -81,9 +82,11 @@ class WarmWorker(Worker):
             signal.signal(number, self.request_stop)
         self.birth_date = rq_now()
         log.info("worker started", worker=self.name, model=self.settings.model)
+        self.housekeeper.start()
         try:
             self._work()
         finally:
+            self.housekeeper.stop()
             self._leave()
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
@@ -96,7 +99,6 @@ class WarmWorker(Worker):
             self.stable.tend()
             try:
                 self._beat()
-                self._keep_house()
                 taken = self.ledger.take(self.allowed) if self.stable.ready else None
                 if taken:
                     self._execute(*taken)
@@ -105,18 +107,9 @@ class WarmWorker(Worker):
                 log.error("Redis is away", reason=str(error), retry_seconds=outage)
                 self._pause(outage)
                 outage = min(2 * outage, OUTAGE_SECONDS_MAX)
-                # Leases ran out while nobody could renew them: let the others do so first.
-                self._clean_at = time.monotonic() + self.settings.lease_seconds
                 continue
             if not taken:
                 self._pause(POLL_SECONDS)
-
-    def _keep_house(self) -> None:
-        if time.monotonic() >= self._clean_at:
-            self._clean_at = time.monotonic() + self.settings.heartbeat_seconds
-            self.housekeeper.expire_leases()
-            self.housekeeper.sweep()
-            self.housekeeper.tidy()
 
     def _pause(self, seconds: float) -> None:
         until = time.monotonic() + seconds
@@ -156,7 +149,7 @@ class WarmWorker(Worker):
         assert horse is not None
         if run.job.attempt == 0:
             self.metrics.job_started(run.job, (now() - run.job.queued_at).total_seconds())
-        horse.run(run.job.id)
+        horse.run(run.job.id, run.lease.ticket)
         try:
             while True:
                 for message in horse.messages(POLL_SECONDS):
@@ -165,17 +158,19 @@ class WarmWorker(Worker):
                             return message
                         case Observed():
                             self.metrics.report(message.name, message.value, **message.labels)
+                        case Defunct(reason):
+                            horse.defunct = reason
                 self._watch(run, horse)
         except HorseGone as gone:
             self.stable.bury(str(gone))
-            return Ended("lost")
+            return Ended("out_of_memory" if gone.out_of_memory else "lost")
 
     def _watch(self, run: Run, horse: Horse) -> None:
         """Pass on what the job has to know, and kill the horse where it does not follow."""
         clock = time.monotonic()
         if self._stop_requested:
             run.stop("preempt", self.settings.drain_seconds)
-        if horse.shared.silent_seconds() > self.settings.stall_seconds:
+        if run.hangs(horse.shared.silent_seconds(), self.settings.stall_seconds):
             run.stop("stall", 0)
         if clock >= run.look_at:
             run.look_at = clock + POLL_SECONDS
@@ -234,7 +229,9 @@ class WarmWorker(Worker):
             return "busy", ""
         if self.stable.ready:
             return "idle", ""
-        return ("unhealthy", self.stable.trouble) if self.stable.trouble else ("loading", "")
+        if self.stable.trouble:
+            return "unhealthy", self.stable.trouble
+        return ("defunct", self.stable.defunct) if self.stable.defunct else ("loading", "")
 
     @property
     def _info_key(self) -> str:

@@ -1,6 +1,7 @@
 """What the service is made of, what it allows, and how it is."""
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
@@ -18,7 +19,7 @@ from app.ids import new_id
 router = APIRouter(tags=["system"])
 
 # What a worker says of itself while it cannot take a job, nor will soon.
-NOT_LIVE = frozenset({"draining", "unhealthy"})
+NOT_LIVE = frozenset({"draining", "unhealthy", "defunct"})
 READY = frozenset({"idle", "busy"})  # its model is loaded
 
 
@@ -53,6 +54,9 @@ class WorkerInfo(BaseModel):
 
     name: str = "unknown"
     state: str = "unknown"
+    reason: str | None = Field(None, description="why it is unhealthy or defunct")
+    job_id: str | None = None
+    heartbeat: datetime | None = None
     model: str = "unknown"
     device: str | None = None
     card: ModelCard | None = Field(None, exclude=True)
@@ -188,8 +192,10 @@ def _worker(wired: Services) -> str:
     workers = _workers(wired)
     ready = sum(worker.state in READY for worker in workers)
     if not ready:
-        loading = any(worker.state == "loading" for worker in workers)
-        raise LookupError("The workers are still loading their model." if loading else "No worker is live.")
+        told = [f"{worker.name} is {worker.state}: {worker.reason}." for worker in workers if worker.reason]
+        if any(worker.state == "loading" for worker in workers):
+            told.append("The workers are still loading their model.")
+        raise LookupError(" ".join(told) or "No worker is live.")
     return f"{ready} ready"
 
 

@@ -8,11 +8,11 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 from redis import Redis
 
-from app.contract import JobStatus
+from app.contract import Job, JobStatus
 from app.records import Records, now
 from app.settings import Settings
 from worker.control import Canceled, Control, DeviceLost, Preempted, TaskFailed
@@ -20,9 +20,10 @@ from worker.main import main
 
 
 def load(settings: Settings, control: Control) -> Callable[[str], None]:
-    """Counts how often it is called; fails as often as `test:broken` says."""
+    """Counts how often it is called; fails as often as `test:broken` says, takes as long as `test:slow` does."""
     redis = Redis.from_url(settings.redis_url or "")
     redis.incr("test:loads")
+    time.sleep(int(cast(bytes, redis.get("test:slow") or b"0")))
     if redis.decr("test:broken") >= 0:
         raise RuntimeError("no such model")
     return FakeTask(redis, control)
@@ -38,8 +39,8 @@ class FakeTask:
 
     def __call__(self, job_id: str) -> None:
         job = self.records.get(job_id)
-        job = self.records.move(job_id, JobStatus.starting, attempt=job.attempt + 1, started_at=now())
-        self.records.move(job_id, JobStatus.processing)
+        job = self.move(job_id, JobStatus.starting, attempt=job.attempt + 1, started_at=now())
+        self.move(job_id, JobStatus.processing)
         self.redis.rpush(f"test:pids:{job_id}", os.getpid())
         first = self.redis.llen(f"test:pids:{job_id}") == 1
         match job.request.metadata.get("do"):
@@ -54,8 +55,11 @@ class FakeTask:
             case "raise":
                 raise ValueError("a secret")
         self.work(cast(int, job.request.metadata.get("steps", 2)), job.request.metadata.get("do") == "be deaf")
-        self.records.move(job_id, JobStatus.finalizing)
-        self.records.move(job_id, JobStatus.succeeded, completed_at=now())
+        self.move(job_id, JobStatus.finalizing)
+        self.move(job_id, JobStatus.succeeded, completed_at=now())
+
+    def move(self, job_id: str, to: JobStatus, **changes: Any) -> Job:
+        return self.records.move(job_id, to, lambda pipe: self.control.check(self.redis), **changes)
 
     def work(self, steps: int, deaf: bool) -> None:
         for _ in range(steps):

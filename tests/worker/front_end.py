@@ -20,7 +20,12 @@ class Service:
         self.records = Records(redis)
 
     def submit(
-        self, priority: str = "normal", cancel_after: int | None = None, upload_id: str | None = None, **metadata: Any
+        self,
+        priority: str = "normal",
+        cancel_after: int | None = None,
+        upload_id: str | None = None,
+        frames: int = 8,
+        **metadata: Any,
     ) -> str:
         job_id = new_id("job")
         request = JobRequest.model_validate(
@@ -36,7 +41,7 @@ class Service:
             id=job_id,
             status=JobStatus.queued,
             request=request,
-            source=JobSource(width=96, height=64, frames=8, frame_rate="25/1", sha256=""),
+            source=JobSource(width=96, height=64, frames=frames, frame_rate="25/1", sha256=""),
             progress=Progress(stage="queued", percent=0),
             seed=42,
             created_at=now(),

@@ -15,6 +15,7 @@ from app.ids import new_id
 from app.records import Records, now
 from app.settings import Settings
 from app.store import Store
+from tests.processes import wait_until
 from tests.worker.front_end import Service
 from worker import housekeeper
 from worker.control import INTERNAL_ERROR
@@ -39,7 +40,7 @@ def settings(tmp_path: Path) -> Settings:
 def employ(redis_client: Redis, settings: Settings) -> Callable[[], Housekeeper]:
     """A housekeeper that has not tidied yet."""
     metrics = Metrics("test", "0", "bundled")
-    return lambda: Housekeeper(redis_client, settings, Ledger(redis_client, settings, metrics))
+    return lambda: Housekeeper(redis_client, settings, Ledger(redis_client, settings, metrics), new_id("worker"))
 
 
 Employ = Callable[[], Housekeeper]
@@ -65,10 +66,10 @@ def upload_file(upload_id: str, settings: Settings, hours_old: float) -> Path:
     return put(Path(settings.files) / upload_key(upload_id), hours_old)
 
 
-def scratch_of(job_id: str, settings: Settings, hours_old: float) -> Path:
+def scratch_of(job_id: str, settings: Settings) -> Path:
     directory = settings.scratch / f"{job_id}-ab_c12xy"
     put(directory / "frames" / "0.png")
-    return age(directory, hours_old)
+    return directory
 
 
 # --- jobs
@@ -121,16 +122,38 @@ def test_a_housekeeper_tidies_at_most_once_a_minute(service: Service, employ: Em
     assert service.records.find(job_id) is not None
 
 
+def test_one_leads_until_it_stops_renewing(redis_client: Redis, employ: Employ) -> None:
+    """Here for 50 ms."""
+    first, second = employ(), employ()
+    assert [keeper.leads() for keeper in (first, second, first)] == [True, False, True]
+    time.sleep(0.06)
+    assert [keeper.leads() for keeper in (second, first)] == [True, False]
+
+
+def test_the_leader_makes_way_when_it_goes(redis_client: Redis, settings: Settings) -> None:
+    patient = settings.model_copy(update={"lease_seconds": 60})
+    first, second = (
+        Housekeeper(redis_client, patient, Ledger(redis_client, patient, Metrics("test", "0", "bundled")), name)
+        for name in ("first", "second")
+    )
+    first.start()
+    wait_until(lambda: redis_client.get(housekeeper.LEADER) == b"first")
+    assert not second.leads()
+    first.stop()
+    assert second.leads()
+
+
 def test_many_housekeepers_may_tidy_at_once(service: Service, settings: Settings, employ: Employ) -> None:
     for _ in range(20):
         result_of(job_id := service.submit(), settings)
         service.end(job_id, expired_for=1)
         upload_file(new_id("up"), settings, hours_old=2)
-        scratch_of(job_id, settings, hours_old=2)
+        scratch_of(job_id, settings)
     done: list[bool] = []
 
     def tidy(keeper: Housekeeper) -> None:
         keeper.tidy()
+        keeper.tidy_here()
         done.append(True)
 
     threads = [Thread(target=tidy, args=(employ(),)) for _ in range(4)]
@@ -186,11 +209,11 @@ def test_an_upload_in_progress_is_left_alone(settings: Settings, employ: Employ)
 def test_scratch_goes_once_its_job_has_ended(service: Service, settings: Settings, employ: Employ) -> None:
     live, ended, unknown = service.submit(), service.submit(), new_id("job")
     service.end(ended)
-    old = [scratch_of(job_id, settings, hours_old=2) for job_id in (live, ended, unknown)]
-    new, other = scratch_of(new_id("job"), settings, 0.9), put(settings.scratch / "uploads_up_x", hours_old=2)
-    employ().tidy()
-    assert [path.exists() for path in old] == [True, False, False]
-    assert (new.exists(), other.exists()) == (True, True)
+    found = [scratch_of(job_id, settings) for job_id in (live, ended, unknown)]
+    other = put(settings.scratch / "uploads_up_x")
+    employ().tidy_here()
+    assert [path.exists() for path in found] == [True, False, False]
+    assert other.exists()
 
 
 def test_what_cannot_be_deleted_does_not_stop_the_rest(service: Service, settings: Settings, employ: Employ) -> None:
@@ -200,11 +223,9 @@ def test_what_cannot_be_deleted_does_not_stop_the_rest(service: Service, setting
     loop = Path(settings.files) / "jobs" / stuck
     loop.parent.mkdir(parents=True)
     loop.symlink_to(stuck)
-    directory = scratch_of(new_id("job"), settings, hours_old=2)
     employ().tidy()
     assert service.records.find(stuck) is not None
     assert service.records.find(other) is None
-    assert not directory.exists()
 
 
 # --- the index of live jobs

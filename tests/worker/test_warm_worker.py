@@ -156,6 +156,21 @@ def test_a_lost_device_and_a_hang_cost_an_attempt_each(service: Service, start: 
     assert len({*service.pids(lost), *service.pids(hung)}) == 3
 
 
+def test_a_worker_without_its_device_says_so(service: Service, start: Start) -> None:
+    start()
+    wait_until(lambda: [w["state"] for w in service.records.workers()] == ["idle"])
+    service.redis.set("test:slow", 3)  # the next horse takes its time
+    job_id = service.submit(do="lose the device once")
+    wait_until(
+        lambda: (
+            [(w["state"], w["reason"]) for w in service.records.workers()]
+            == [("defunct", "it lost its device (sticky)")]
+        )
+    )
+    service.wait_for(job_id, JobStatus.succeeded)
+    wait_until(lambda: [w["state"] for w in service.records.workers()] == ["idle"])
+
+
 def test_a_poison_job_fails_and_the_worker_lives(service: Service, start: Start) -> None:
     worker = start()
     poison, after = service.submit(do="segfault"), service.submit()

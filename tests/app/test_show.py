@@ -1,4 +1,4 @@
-"""`vxl models`, as typed in a shell."""
+"""`vxl models` and `vxl workers`, as typed in a shell."""
 
 import os
 import socket
@@ -13,7 +13,15 @@ from tests.app.test_api_system import tell
 
 
 def models(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "app.cli", "models", *arguments]
+    return vxl("models", *arguments, **settings)
+
+
+def workers(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    return vxl("workers", *arguments, **settings)
+
+
+def vxl(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "app.cli", *arguments]
     environment = os.environ | {"COLUMNS": "160"} | settings
     return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
 
@@ -30,6 +38,25 @@ def test_a_running_service_is_asked(server: Server, redis_client: Redis) -> None
     assert "not loaded" in another
     for told in ("sdxl", "epsilon", "AutoencoderKL 4 x 1/8", "2651.1 M", "float16", "6f9a0c7e51d3"):
         assert told in base
+
+
+def test_workers_are_shown_with_what_ails_them(server: Server, redis_client: Redis) -> None:
+    assert "No worker" in workers("--url", server.url).stdout
+    tell(redis_client, "a", state="busy", job_id="job_1", device="cpu")
+    tell(redis_client, "b", state="unhealthy", reason="no such file")
+    done = workers("--url", server.url)
+    assert done.returncode == 0, done.stderr
+    (a,) = (line for line in done.stdout.splitlines() if "busy" in line)
+    assert "job_1" in a and "cpu" in a
+    assert "unhealthy: no such file" in done.stdout
+
+
+def test_workers_of_no_service_are_not_shown() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    done = workers(VXL_PORT=str(port))
+    assert done.returncode == 1
+    assert "No service answers" in done.stdout
 
 
 def test_without_a_service_the_settings_are_told() -> None:

@@ -1,0 +1,166 @@
+"""A fleet of real workers with the bundled model, on a real Redis that a relay stands in front of."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+import torch
+from redis import Redis
+
+from app.contract import TERMINAL, Job, JobStatus, checkpoint_prefix, result_key, upload_key
+from app.embedded_redis import EmbeddedRedis
+from app.jobs import Jobs
+from app.records import Records
+from app.settings import Settings
+from app.store import Store
+from tests.faults.proxy import Proxy
+from tests.processes import alive, descendants, wait_until
+from tests.worker.front_end import Service
+from tests.worker.test_pipeline import small, written
+from worker.demo import SAMPLE
+from worker.video import read_clip
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = {
+    "VXL_HEARTBEAT_SECONDS": "0.5",
+    "VXL_LEASE_SECONDS": "3",
+    "VXL_CANCEL_GRACE_SECONDS": "3",
+    "VXL_METRICS_PORT": "0",
+    "VXL_PART_FRAMES": "8",
+    "VXL_MICRO_BATCH": "2",
+    "VXL_LOG_FORMAT": "json",
+    "OMP_NUM_THREADS": "1",
+}
+FRAMES = 24
+UPLOAD = "up_" + 26 * "0"
+WAIT_SECONDS = 120
+
+
+@dataclass
+class Fleet:
+    """Workers, and the front end's view of what they do."""
+
+    service: Service
+    proxy: Proxy
+    data: Path
+    started: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    logs: Path = Path()
+    horses: set[int] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.logs = self.data
+
+    def start(self, url: str | None = None, **settings: str) -> subprocess.Popen[bytes]:
+        """A worker, with Redis behind the relay unless another `url` is given."""
+        own = {"VXL_REDIS_URL": url or self.proxy.url, "VXL_DATA_DIR": str(self.data)}
+        with (self.logs / f"worker{len(self.started)}.log").open("wb") as log:
+            command = [sys.executable, "-m", "worker.main"]
+            environment = os.environ | SETTINGS | own | settings
+            worker = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        self.started.append(worker)
+        return worker
+
+    @property
+    def direct(self) -> str:
+        """Of the Redis behind the relay."""
+        return f"unix://{quote(self.proxy.server)}"
+
+    def log_of(self, worker: subprocess.Popen[bytes]) -> bytes:
+        return (self.logs / f"worker{self.started.index(worker)}.log").read_bytes()
+
+    def cancel(self, job_id: str) -> None:
+        """As the front end does it: what is queued at once, what runs by asking."""
+        with Redis.from_url(self.direct) as client:
+            jobs = Jobs(Settings(data_dir=self.data), Records(client), Store(str(self.data / "files")))
+            jobs.cancel(job_id)
+
+    def submit(self, **metadata: Any) -> str:
+        return self.service.submit(upload_id=UPLOAD, frames=FRAMES, **metadata)
+
+    def horse_of(self, worker: subprocess.Popen[bytes]) -> int:
+        """The process that holds the model."""
+        (horse,) = (
+            pid for pid in descendants(worker.pid) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        )
+        self.horses.add(horse)
+        return horse
+
+    def ready(self, count: int = 1) -> None:
+        """Wait until so many workers hold their model."""
+        wait_until(
+            lambda: sum(w["state"] in ("idle", "busy") for w in self.service.records.workers()) >= count, WAIT_SECONDS
+        )
+
+    def ended(self, job_id: str) -> Job:
+        wait_until(lambda: self.service.status(job_id) in TERMINAL, WAIT_SECONDS)
+        return self.service.records.get(job_id)
+
+    def output(self, job_id: str) -> str:
+        return sha256((self.data / "files" / result_key(job_id, "output")).read_bytes()).hexdigest()
+
+    def ends(self, job_id: str) -> list[str]:
+        """The terminal states that the job's events tell of."""
+        told = [event.data for event in self.service.records.events(job_id) if event.kind == "status"]
+        return [status for status in TERMINAL if any(f'"{status}"' in data for data in told) for _ in range(1)]
+
+    def assert_clean(self, *jobs: str) -> None:
+        """Nothing is left of these jobs but records and results, and no process but the workers and their horses."""
+        wait_until(lambda: not self.service.leftovers())
+        wait_until(lambda: not any((self.data / "files" / checkpoint_prefix("")).rglob("*.*")))
+        wait_until(lambda: not any((self.data / "scratch").glob("job_*")))
+        assert self.service.redis.smembers("vxl:jobs:live") == set()
+        alive_now = {worker.pid for worker in self.started if worker.poll() is None}
+        held = {pid for worker in alive_now for pid in descendants(worker)}
+        assert not [pid for pid in self.horses if alive(pid) and pid not in held]
+
+
+@pytest.fixture
+def fleet(redis_server: EmbeddedRedis, redis_client: Redis, tmp_path: Path) -> Iterator[Fleet]:
+    store = Store(str(tmp_path / "files"))
+    store.put_file(upload_key(UPLOAD), clip(tmp_path))
+    with Proxy(redis_server.url) as proxy, ending(Fleet(Service(redis_client), proxy, tmp_path)) as fleet:
+        yield fleet
+
+
+@contextmanager
+def ending(fleet: Fleet) -> Iterator[Fleet]:
+    """Every process of it ends with the context."""
+    try:
+        yield fleet
+    finally:
+        fleet.proxy.release()
+        for worker in fleet.started:
+            worker.kill()
+            worker.wait()
+        wait_until(lambda: not any(alive(horse) for horse in fleet.horses))
+
+
+def clip(directory: Path) -> Path:
+    """Frames that are sampled in one run, of three parts: blurred, as the task `deblur` has it."""
+    frames = small(read_clip(SAMPLE))
+    return written(directory / "in.mp4", torch.cat([frames, frames.flip(0)])[:FRAMES])
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Digest of what the clip comes back as when nothing happens to it."""
+    from app import embedded_redis
+
+    directory = tmp_path_factory.mktemp("undisturbed")
+    with embedded_redis.start(directory) as server, Redis.from_url(server.url) as client, Proxy(server.url) as proxy:
+        fleet = Fleet(Service(client), proxy, directory)
+        Store(str(directory / "files")).put_file(upload_key(UPLOAD), clip(directory))
+        fleet.start()
+        job_id = fleet.submit()
+        assert fleet.ended(job_id).status is JobStatus.succeeded
+        fleet.started[0].terminate()
+        assert fleet.started[0].wait(20) == 0
+        return fleet.output(job_id)

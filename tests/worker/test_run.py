@@ -1,0 +1,67 @@
+"""When a run is given up, and what a horse that died is taken to have died of."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from worker import stable
+from worker.run import STALL_TIMES, Run
+
+
+def a_run() -> Run:
+    return Run(cast(Any, None), cast(Any, None))
+
+
+def test_silence_counts_as_a_hang_after_the_limit() -> None:
+    run = a_run()
+    assert [run.hangs(silent, limit=5) for silent in (0.2, 4.9, 5.1)] == [False, False, True]
+
+
+def test_the_limit_grows_with_what_work_takes() -> None:
+    run = a_run()
+    for silent in (1.0, 4.0, 0.1):  # a piece of work took four seconds
+        run.hangs(silent, limit=5)
+    assert [run.hangs(silent, limit=5) for silent in (6.0, 4 * STALL_TIMES - 1, 4 * STALL_TIMES + 1)] == [
+        False,
+        False,
+        True,
+    ]
+
+
+@dataclass
+class Process:
+    """One that has ended."""
+
+    exitcode: int
+
+    def join(self, seconds: float) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("code", "killed", "more", "expected"),
+    [
+        (-9, False, 1, (True, "the horse died of SIGKILL, for want of memory")),
+        (-9, False, 0, (False, "the horse died of SIGKILL")),
+        (-9, True, 1, (False, "the horse died of SIGKILL")),
+        (-11, False, 1, (False, "the horse died of SIGSEGV")),
+        (1, False, 1, (False, "the horse exited with 1")),
+    ],
+)
+def test_the_system_tells_whom_it_killed_for_want_of_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, killed: bool, more: int, expected: tuple[bool, str]
+) -> None:
+    counts = tmp_path / "memory.events"
+    monkeypatch.setattr(stable, "OOM_COUNTS", (tmp_path / "none", counts))
+    counts.write_text("low 0\noom 3\noom_kill 2\n")
+    horse = stable.Horse.__new__(stable.Horse)
+    horse._process, horse._killed, horse._oom_kills = cast(Any, Process(code)), killed, stable.oom_kills()
+    counts.write_text(f"low 0\noom 3\noom_kill {2 + more}\n")
+    gone = horse._obituary()
+    assert (gone.out_of_memory, str(gone)) == expected
+
+
+def test_this_machine_counts_them() -> None:
+    assert any(path.exists() for path in stable.OOM_COUNTS)
+    assert stable.oom_kills() >= 0
