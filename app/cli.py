@@ -2,10 +2,11 @@
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
+from app.gpus import run as run_gpus
 from app.logging import configure
 from app.serve import serve as serve_all
 from app.settings import Settings
@@ -18,7 +19,7 @@ app = typer.Typer(
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 
-def become(module: str, *arguments: str) -> None:
+def become(module: str, *arguments: str) -> NoReturn:
     """Replace this process with `python -m module`."""
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
@@ -39,9 +40,15 @@ def api() -> None:
 
 
 @app.command()
-def worker() -> None:
-    """Run one worker; VXL_REDIS_URL names its Redis."""
-    become("worker.main")
+def worker(
+    gpus: Annotated[str | None, typer.Option(help="`all`, or numbers (0,2): a worker for each GPU, on its own")] = None,
+) -> None:
+    """Run one worker, or one for each GPU; VXL_REDIS_URL names their Redis."""
+    if gpus is None:
+        become("worker.main")
+    settings = Settings()
+    configure(settings)
+    raise typer.Exit(run_gpus(gpus, settings))
 
 
 @app.command(context_settings=PASS_ON)

@@ -3,17 +3,14 @@
 import os
 import signal
 import subprocess
-import sys
 import threading
-import time
 from contextlib import nullcontext
 from types import FrameType
 
 import structlog
 
-from app import embedded_redis
+from app import embedded_redis, parts
 from app.embedded_redis import EmbeddedRedis
-from app.parent import tied_to
 from app.settings import API_STOP_SECONDS, Settings
 
 log = structlog.get_logger(__name__)
@@ -39,12 +36,12 @@ def serve(settings: Settings) -> int:
     own = nullcontext() if settings.redis_url else embedded_redis.start(settings.data_dir)
     with own as redis:
         environment = os.environ | {"VXL_REDIS_URL": settings.redis_url or (redis.url if redis else "")}
-        parts = {name: _start(module, environment) for name, module in PARTS.items()}
+        running = {name: parts.start(module, environment) for name, module in PARTS.items()}
         log.info("serving", url=f"http://{settings.host}:{settings.port}", data=str(settings.data_dir.resolve()))
         try:
-            return _supervise(parts, redis, environment, stop)
+            return _supervise(running, redis, environment, stop)
         finally:
-            _end(list(parts.values()), stop_seconds(settings))
+            parts.end(running.values(), stop_seconds(settings))
 
 
 def stop_seconds(settings: Settings) -> float:
@@ -53,7 +50,7 @@ def stop_seconds(settings: Settings) -> float:
 
 
 def _supervise(
-    parts: dict[str, subprocess.Popen[bytes]],
+    running: dict[str, subprocess.Popen[bytes]],
     redis: EmbeddedRedis | None,
     environment: dict[str, str],
     stop: threading.Event,
@@ -62,30 +59,11 @@ def _supervise(
         if redis and redis.process and redis.process.poll() is not None:
             log.error("the embedded Redis ended", status=redis.process.returncode)
             return 1
-        if parts["api"].poll() is not None:
-            log.error("the API ended", status=parts["api"].returncode)
+        if running["api"].poll() is not None:
+            log.error("the API ended", status=running["api"].returncode)
             return 1
-        if parts["worker"].poll() is not None:
-            log.warning("the worker ended and is started again", status=parts["worker"].returncode)
+        if running["worker"].poll() is not None:
+            log.warning("the worker ended and is started again", status=running["worker"].returncode)
             stop.wait(1)
-            parts["worker"] = _start(PARTS["worker"], environment)
+            running["worker"] = parts.start(PARTS["worker"], environment)
     return 0
-
-
-def _start(module: str, environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    """A part in a process group of its own, so that Ctrl-C reaches it only through us."""
-    command = [sys.executable, "-m", module]
-    tie = tied_to(os.getpid(), signal.SIGTERM)
-    return subprocess.Popen(command, env=environment, process_group=0, preexec_fn=tie)
-
-
-def _end(parts: list[subprocess.Popen[bytes]], seconds: float) -> None:
-    for part in parts:
-        part.terminate()
-    deadline = time.monotonic() + seconds
-    for part in parts:
-        try:
-            part.wait(max(0.1, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            part.kill()
-            part.wait()
