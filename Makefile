@@ -11,7 +11,7 @@ export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-faults demo serve check bench bench-gpu quality clean
+.PHONY: help setup test test-faults soak demo serve check bench bench-gpu quality clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -33,6 +33,9 @@ test: setup ## run the tests
 # At every stage and for as long as it takes; `make test` has a few of them.
 test-faults: setup ## kill, hang and cut off workers and Redis, wherever it hurts
 	VXL_TEST_FAULTS=all $(BIN)/python -m pytest -n 2 tests/faults
+
+soak: setup ## twenty minutes of random faults on three workers
+	$(BIN)/python -m tests.faults.soak
 
 demo: setup ## restore the sample clip, end to end
 	$(BIN)/vxl demo

@@ -140,8 +140,8 @@ class Stable:
         except HorseGone as gone:
             self.bury(str(gone))
             return
-        if self.horse.ready is None and self.horse.shared.silent_seconds() > self.settings.stall_seconds:
-            self.trouble = f"the model did not load within {self.settings.stall_seconds:g} seconds"
+        if self.horse.ready is None and self.horse.shared.silent_seconds() > self.settings.load_seconds:
+            self.trouble = f"the model did not load within {self.settings.load_seconds:g} seconds"
             self.horse.kill()
 
     def bury(self, why: str) -> None:

@@ -52,16 +52,13 @@ class Fleet:
     proxy: Proxy
     data: Path
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)
-    logs: Path = Path()
+    logs: Path | None = None
     horses: set[int] = field(default_factory=set)
-
-    def __post_init__(self) -> None:
-        self.logs = self.data
 
     def start(self, url: str | None = None, **settings: str) -> subprocess.Popen[bytes]:
         """A worker, with Redis behind the relay unless another `url` is given."""
         own = {"VXL_REDIS_URL": url or self.proxy.url, "VXL_DATA_DIR": str(self.data)}
-        with (self.logs / f"worker{len(self.started)}.log").open("wb") as log:
+        with self._log(len(self.started)).open("wb") as log:
             command = [sys.executable, "-m", "worker.main"]
             environment = os.environ | SETTINGS | own | settings
             worker = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
@@ -74,7 +71,10 @@ class Fleet:
         return f"unix://{quote(self.proxy.server)}"
 
     def log_of(self, worker: subprocess.Popen[bytes]) -> bytes:
-        return (self.logs / f"worker{self.started.index(worker)}.log").read_bytes()
+        return self._log(self.started.index(worker)).read_bytes()
+
+    def _log(self, n: int) -> Path:
+        return (self.logs or self.data) / f"worker{n}.log"
 
     def cancel(self, job_id: str) -> None:
         """As the front end does it: what is queued at once, what runs by asking."""
@@ -109,7 +109,7 @@ class Fleet:
     def ends(self, job_id: str) -> list[str]:
         """The terminal states that the job's events tell of."""
         told = [event.data for event in self.service.records.events(job_id) if event.kind == "status"]
-        return [status for status in TERMINAL if any(f'"{status}"' in data for data in told) for _ in range(1)]
+        return [status for data in told for status in TERMINAL if f'"{status}"' in data]
 
     def assert_clean(self, *jobs: str) -> None:
         """Nothing is left of these jobs but records and results, and no process but the workers and their horses."""
@@ -143,10 +143,10 @@ def ending(fleet: Fleet) -> Iterator[Fleet]:
         wait_until(lambda: not any(alive(horse) for horse in fleet.horses))
 
 
-def clip(directory: Path) -> Path:
+def clip(directory: Path, count: int = FRAMES) -> Path:
     """Frames that are sampled in one run, of three parts: blurred, as the task `deblur` has it."""
     frames = small(read_clip(SAMPLE))
-    return written(directory / "in.mp4", torch.cat([frames, frames.flip(0)])[:FRAMES])
+    return written(directory / "in.mp4", torch.cat([frames, frames.flip(0)])[:count])
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,217 @@
+"""A fleet under faults for minutes: `make soak`.
+
+    python -m tests.faults.soak --jobs 200 --workers 3 --minutes 20 --seed 1
+
+Small jobs come in all the time while workers are killed, stopped, told to go and cut off, and Redis is killed, at
+random but from a seed. A worker that ended is started again, as any supervisor would. Every job has to end once, as the
+clip that comes out where nothing happens. Prints a table; ends with 1 where a job was lost, ended twice, or came out
+differently.
+"""
+
+import argparse
+import os
+import random
+import signal
+import statistics
+import sys
+import time
+from collections import Counter
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from redis import Redis
+from rich.console import Console
+from rich.table import Table
+
+from app import embedded_redis
+from app.contract import TERMINAL, JobStatus, upload_key
+from app.store import Store
+from tests.faults.conftest import UPLOAD, Fleet, clip, ending
+from tests.faults.proxy import Proxy
+from tests.worker.front_end import Service
+
+FRAMES = 24
+EVERY_SECONDS = (2.0, 8.0)  # from one fault to the next
+STOPPED_SECONDS = (1.0, 8.0)  # the lease is three
+PATIENCE_SECONDS = 300  # for what is left once the time is over
+SETTINGS = {"VXL_MAX_ATTEMPTS": "50", "VXL_STALL_SECONDS": "10"}
+
+
+@dataclass
+class Hit:
+    """A fault, and the job that its worker had."""
+
+    kind: str
+    at: float
+    job_id: str | None
+
+
+@dataclass
+class Soak:
+    """One run. fleets: one for each worker, with a relay of its own."""
+
+    fleets: list[Fleet]
+    service: Service
+    random: random.Random
+    jobs: list[str] = field(default_factory=list)
+    hits: list[Hit] = field(default_factory=list)
+    undo: list[tuple[float, str, int]] = field(default_factory=list)  # when, what, of which worker
+
+    def keep_up(self) -> None:
+        """Start workers that have ended, and end faults whose time is over."""
+        for fleet in self.fleets:
+            if not fleet.started or fleet.started[-1].poll() is not None:
+                fleet.start(**SETTINGS)
+        for due in [one for one in self.undo if one[0] <= time.monotonic()]:
+            self.undo.remove(due)
+            _, what, n = due
+            fleet = self.fleets[n]
+            match what:
+                case "cut":
+                    fleet.proxy.mend()
+                case "slow":
+                    fleet.proxy.delay = 0
+                case "stop":
+                    for pid in self.processes(n):
+                        with suppress(ProcessLookupError):
+                            os.kill(pid, signal.SIGCONT)
+
+    def processes(self, n: int) -> list[int]:
+        """A worker's parent, and its horse where it has one."""
+        worker = self.fleets[n].started[-1]
+        found = [worker.pid] if worker.poll() is None else []
+        with suppress(ValueError, OSError):
+            found.append(self.fleets[n].horse_of(worker))
+        return found
+
+    def fault(self) -> None:
+        """One of them, at a worker."""
+        n = self.random.randrange(len(self.fleets))
+        kind = self.random.choice(["kill worker", "kill horse", "SIGTERM", "stop horse", "stop worker", "cut", "slow"])
+        fleet, until = self.fleets[n], time.monotonic() + self.random.uniform(*STOPPED_SECONDS)
+        worker, processes = fleet.started[-1], self.processes(n)
+        log = fleet.log_of(worker).decode(errors="replace").splitlines()
+        name = next((line.split('"worker": "')[1].split('"')[0] for line in log if '"worker started"' in line), "")
+        told = {info["name"]: info["job_id"] for info in self.service.records.workers()}
+        self.hits.append(Hit(kind, time.time(), told.get(name)))
+        with suppress(ProcessLookupError):
+            match kind:
+                case "kill worker":
+                    worker.kill()
+                case "SIGTERM":
+                    worker.terminate()
+                case "kill horse" if len(processes) == 2:
+                    os.kill(processes[1], signal.SIGKILL)
+                case "stop horse" if len(processes) == 2:
+                    os.kill(processes[1], signal.SIGSTOP)
+                    self.undo.append((until, "stop", n))
+                case "stop worker":
+                    for pid in processes:
+                        os.kill(pid, signal.SIGSTOP)
+                    self.undo.append((until, "stop", n))
+                case "cut":
+                    fleet.proxy.cut()
+                    self.undo.append((until, "cut", n))
+                case "slow":
+                    fleet.proxy.delay = 0.2
+                    self.undo.append((until, "slow", n))
+
+    def run(self, jobs: int, seconds: float) -> None:
+        began = next_fault = time.monotonic()
+        while (elapsed := time.monotonic() - began) < seconds:
+            self.keep_up()
+            while len(self.jobs) < jobs * min(1, elapsed / seconds * 1.1):
+                self.jobs.append(self.service.submit(upload_id=UPLOAD, frames=FRAMES))
+            if time.monotonic() >= next_fault:
+                self.fault()
+                next_fault = time.monotonic() + self.random.uniform(*EVERY_SECONDS)
+            time.sleep(0.1)
+
+    def finish(self) -> None:
+        """No more faults: wait for what is left."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < deadline and (self.undo or self.left()):
+            self.keep_up()
+            time.sleep(0.2)
+
+    def left(self) -> list[str]:
+        return [job_id for job_id in self.jobs if self.service.status(job_id) not in TERMINAL]
+
+    def recoveries(self) -> list[float]:
+        """Seconds from a fault until its job was started again, by whomever."""
+        found = []
+        for hit in self.hits:
+            if hit.job_id is None:
+                continue
+            events = self.service.records.events(hit.job_id)
+            starts = [int(e.id.split("-")[0]) / 1000 for e in events if '"starting"' in e.data]
+            if later := [start - hit.at for start in starts if start > hit.at]:
+                found.append(min(later))
+        return found
+
+    def report(self, console: Console, expected: str, seconds: float) -> bool:
+        """Print what became of the jobs; whether all is well."""
+        jobs = [self.service.records.get(job_id) for job_id in self.jobs]
+        done = [job for job in jobs if job.status is JobStatus.succeeded]
+        fleet = self.fleets[0]
+        wrong = sum(fleet.output(job.id) != expected for job in done)
+        lost, twice = len(self.left()), sum(len(fleet.ends(job.id)) > 1 for job in jobs)
+        failed = [job for job in jobs if job.terminal and job.status is not JobStatus.succeeded]
+        recoveries, kinds = self.recoveries(), Counter(hit.kind for hit in self.hits)
+        table = Table("", "", title=f"{seconds / 60:.0f} minutes, {len(self.fleets)} workers")
+        rows = {
+            "jobs in": len(jobs),
+            "jobs out": len(done),
+            "failed": len(failed),
+            "lost": lost,
+            "ended twice": twice,
+            "came out differently": wrong,
+            "faults": f"{len(self.hits)}: " + ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items())),
+            "at a worker with a job": sum(hit.job_id is not None for hit in self.hits),
+            "attempts, at most": max(job.attempt for job in jobs),
+            "jobs started again": len(recoveries),
+        }
+        if recoveries:
+            rows["recovery, median and longest"] = f"{statistics.median(recoveries):.1f} s, {max(recoveries):.1f} s"
+        for name, value in rows.items():
+            table.add_row(name, str(value))
+        console.print(table)
+        return not (lost or twice or wrong or failed)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", type=int, default=200)
+    parser.add_argument("--workers", type=int, default=3)
+    parser.add_argument("--minutes", type=float, default=20)
+    parser.add_argument("--seed", type=int, default=1)
+    chosen = parser.parse_args()
+    console = Console(width=120)
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(TemporaryDirectory(prefix="vxl-soak-")))
+        Store(str(directory / "files")).put_file(upload_key(UPLOAD), clip(directory, FRAMES))
+        server = stack.enter_context(embedded_redis.start(directory))
+        service = Service(stack.enter_context(Redis.from_url(server.url)))
+        fleets = []
+        for n in range(chosen.workers):
+            (logs := directory / f"logs{n}").mkdir()
+            proxy = stack.enter_context(Proxy(server.url))
+            fleets.append(stack.enter_context(ending(Fleet(service, proxy, directory, logs=logs))))
+        soak = Soak(fleets, service, random.Random(chosen.seed))
+        soak.keep_up()
+        first = service.submit(upload_id=UPLOAD, frames=FRAMES)
+        if fleets[0].ended(first).status is not JobStatus.succeeded:
+            console.print("the first job, undisturbed, did not succeed")
+            return 1
+        expected = fleets[0].output(first)
+        console.print(f"undisturbed the clip comes out as {expected[:12]}; {chosen.jobs} jobs, seed {chosen.seed}")
+        with suppress(KeyboardInterrupt):
+            soak.run(chosen.jobs, chosen.minutes * 60)
+        soak.finish()
+        return 0 if soak.report(console, expected, chosen.minutes * 60) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
