@@ -55,7 +55,8 @@ class Checkpoints(Protocol):
 class StepKeeper:
     """Keeps the steps of one run under a name, if there is where; scratch: for the file in the making.
 
-    told: what went along with the step at which to go on. tell: gives what is to go along with the next ones.
+    told: what went along with the step at which to go on. tell: gives what is to go along with the next ones, and
+    spent what the run has taken so far, seconds of each stage.
     """
 
     def __init__(self, checkpoints: Checkpoints | None, name: str, scratch: Path) -> None:
@@ -63,6 +64,7 @@ class StepKeeper:
         self._found = checkpoints.get(name) if checkpoints else None
         self.told: dict[str, Any] = self._found.told if self._found else {}
         self.tell: Callable[[], dict[str, Any]] = dict
+        self.spent: Callable[[], dict[str, float]] = dict
 
     @property
     def steps(self) -> int | None:

@@ -95,6 +95,13 @@ class Pipeline:
         self.follower.measured("encode", 0)  # the rest of it, which had nothing beside it
         return outcome
 
+    def solve(self, n: int, directory: Path, checkpoints: Checkpoints) -> None:
+        """Solve one run and keep its segment, for another to join. Runs have to come in order; any may be left out."""
+        keep_little()
+        sampling = self.setup.sampling
+        self.follower.planned(len(self.plan.runs[n].frames), len(sampling.schedule.timesteps), sampling.inversions)
+        self._solved(n, directory, checkpoints)()
+
     def _changes_number(self) -> bool:
         """Whether there are more true frames than measured ones."""
         return any(
@@ -116,6 +123,8 @@ class Pipeline:
         """Solve a run; what gives its segment, once the rest of it is encoded."""
         run, look = self.plan.runs[n], self.plan.look
         keeper = StepKeeper(checkpoints, f"steps-{n}", directory)
+        before = self.follower.spent()
+        keeper.spent = lambda: {stage: x - before.get(stage, 0) for stage, x in self.follower.spent().items()}
         if keeper.steps is not None:
             self._resumed(n, keeper.steps, keeper.told)
         into, frames = directory / _segment(n), len(run.frames)
@@ -131,7 +140,7 @@ class Pipeline:
                 shown = now.stop
                 del some  # of a whole part, and the next one is about to be solved
             rest = files.pop_all()
-        told["spent"] = self.follower.spent()
+        told["spent"] = keeper.spent()
 
         def finish() -> Segment:
             rest.close()

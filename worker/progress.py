@@ -31,7 +31,7 @@ class Meter:
     def __init__(self, job_id: str, task: str, control: Control, records: Records) -> None:
         self.job_id, self.task, self.control, self.records = job_id, task, control, records
         self.stages: dict[str, float] = defaultdict(float)
-        self._before: dict[str, float] = {}
+        self._before: dict[str, float] = defaultdict(float)
         self._share_before = 0.0
         self._last = self._started = time.monotonic()
         self._written = 0.0
@@ -59,14 +59,16 @@ class Meter:
         self._last = self._started = time.monotonic()
 
     def resumed(self, frames: int, inversions: int, steps: int, spent: dict[str, float]) -> None:
-        """An earlier attempt took so many frames that far. spent: seconds of each stage until then, of all attempts."""
+        """So many frames came that far before, in an earlier attempt. spent: seconds of each stage that it took."""
         self._inverted += frames * inversions
         self._denoised += frames * steps
         self._inverting = False
-        self._before, self._share_before = spent, self._share()
+        for stage, seconds in spent.items():
+            self._before[stage] += seconds
+        self._share_before = self._share()
 
     def spent(self) -> dict[str, float]:
-        """Seconds that each stage took so far, in this attempt and those before it that it goes on from."""
+        """Seconds that each stage took so far, in this attempt and before it."""
         return {
             stage: self._before.get(stage, 0) + self.stages.get(stage, 0) for stage in {**self._before, **self.stages}
         }

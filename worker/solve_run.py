@@ -36,13 +36,10 @@ class Follower(Reader, Protocol):
         """The solver will sample so many frames, with so many steps each and before."""
 
     def resumed(self, frames: int, inversions: int, steps: int, spent: dict[str, float]) -> None:
-        """So many frames have taken so many steps of each kind in an earlier attempt.
-
-        spent: seconds of each stage, in all attempts until then.
-        """
+        """So many frames have taken so many steps of each kind before; spent: seconds of each stage that it took."""
 
     def spent(self) -> dict[str, float]:
-        """Seconds that each stage took so far, those of earlier attempts among them."""
+        """Seconds that each stage took so far, what was done before among them."""
 
     def watch(self, stage: Stage, frames: int, seconds: float | None = None) -> None:
         """The solver's callback. seconds: what the device took; None: the time since the last call."""
@@ -58,7 +55,7 @@ class Posed(NamedTuple):
 
 
 class RunSolver:
-    """Solves the runs of a clip, each apart from the others; they have to come in order, but some may be left out.
+    """Solves the runs of a clip, each apart from the others; they have to come in order, but any may be left out.
 
     micro_batch, budget: as Pipeline takes them.
 
@@ -158,9 +155,11 @@ class RunSolver:
 
         def tell() -> dict[str, Any]:
             steps = [one.data_step.history for one in posed if isinstance(one.data_step, Proximal)]
-            return self.told(run.scene) | {"data_steps": steps, "spent": self._follower.spent()}
+            return self.told(run.scene) | {"data_steps": steps, "spent": keeper.spent()}
 
         keeper.tell = tell
+        if run.scene not in self.noise and run.frames.start > 0:
+            self.noise[run.scene] = self._noise_of(run.scene)
         first, settings = nth(0).problem, self._wanted.solver
         self.noise[run.scene] = first.noise
         batches = self._batches(posed[0])
@@ -173,14 +172,25 @@ class RunSolver:
         if lagging:
             lagging.finish()
 
+    def _noise_of(self, scene: int) -> Noise:
+        """As the first part of a scene shows it, where another has solved that, or will."""
+        timeline = self._plan.timelines[scene]
+        part = next(run.parts[0] for run in self._plan.runs if run.scene == scene)
+        measured, _ = self._source.take(self._plan.scenes[scene], timeline, part)
+        return self._setup.pose(measured, self._stated_noise, self._source.operators(timeline, part)).noise
+
+    @property
+    def _stated_noise(self) -> Noise | None:
+        sigma = self._wanted.noise_sigma
+        return None if sigma is None else stated_noise(sigma)
+
     def _posed(self, run: Run, report: FrameReport, n: int, store: Storage, like: Problem | None) -> Posed:
         """The n-th part of a run, read and ready. store: keeps its frames. like: what the part before it was."""
         self._follower.watch("invert", 0)  # what came before is the solver's, and reading is not
         part, scene, timeline = run.parts[n], self._plan.scenes[run.scene], self._plan.timelines[run.scene]
         measured, truth = self._source.take(scene, timeline, part)
         read = store.measured.kept(part.measured, measured)
-        stated = self._wanted.noise_sigma
-        noise = self.noise.get(run.scene) or (None if stated is None else stated_noise(stated))
+        noise = self.noise.get(run.scene) or self._stated_noise
         problem = self._setup.pose(read(), noise, self._source.operators(timeline, part), like)
         problem = replace(self._fitting(problem, run, part, report), measured=read)
         clean = None if truth is None else store.truth.kept(part.true, truth)

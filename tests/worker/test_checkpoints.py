@@ -61,18 +61,13 @@ def prior() -> DiffusersPrior:
 Go = Callable[..., tuple[dict[str, Any], Interrupting]]
 
 
-@pytest.fixture
-def go(prior: DiffusersPrior, tmp_path: Path) -> Go:
-    """Restore a clip, ended at the n-th piece of work or not at all; -> what is to be told of it, and the follower."""
-    store = Store(str(tmp_path / "files"))
+Make = Callable[..., Pipeline]
 
-    def go(
-        source: Path, at: int | None = None, identity: str = "this", kept: bool = True, **wanted: Any
-    ) -> tuple[dict[str, Any], Interrupting]:
-        follower = Interrupting(at)
-        directory = tmp_path / f"run{len(list(tmp_path.iterdir()))}"
-        directory.mkdir()
-        pipeline = Pipeline(
+
+@pytest.fixture
+def make(prior: DiffusersPrior) -> Make:
+    def make(source: Path, follower: Follower, **wanted: Any) -> Pipeline:
+        return Pipeline(
             prior,
             Restoration.model_validate({"solver": {"steps": 10, "tau": 0.2}} | wanted),
             source,
@@ -84,6 +79,22 @@ def go(prior: DiffusersPrior, tmp_path: Path) -> Go:
             tile_pixels=TILE_PIXELS,
             follower=follower,
         )
+
+    return make
+
+
+@pytest.fixture
+def go(make: Make, tmp_path: Path) -> Go:
+    """Restore a clip, ended at the n-th piece of work or not at all; -> what is to be told of it, and the follower."""
+    store = Store(str(tmp_path / "files"))
+
+    def go(
+        source: Path, at: int | None = None, identity: str = "this", kept: bool = True, **wanted: Any
+    ) -> tuple[dict[str, Any], Interrupting]:
+        follower = Interrupting(at)
+        directory = tmp_path / f"run{len(list(tmp_path.iterdir()))}"
+        directory.mkdir()
+        pipeline = make(source, follower, **wanted)
         if not kept:
             return told(pipeline.run(directory)), follower
         with StoredCheckpoints(store, "job_1", identity, directory) as checkpoints:
@@ -132,6 +143,24 @@ def test_interrupted_anywhere_it_comes_out_the_same(
     assert 1 < attempts < MOST
     assert found == expected
     assert last.denoised == last.total > last.own
+
+
+@pytest.mark.parametrize("stated", [{"degradation": AVERAGE}, {"degradation": AVERAGE, "simulate": True}])
+def test_segments_made_apart_are_joined_as_if_one_had_made_them(
+    go: Go, make: Make, clip: Tensor, tmp_path: Path, stated: dict[str, Any]
+) -> None:
+    """The last one first, each by a pipeline of its own."""
+    source = written(tmp_path / "in.mp4", torch.cat([clip, 1 - clip[:5].flip(-1)]))
+    expected, _ = go(source, kept=False, **stated)
+    store, runs = Store(str(tmp_path / "files")), len(make(source, Follower(), **stated).plan.runs)
+    assert runs == 3
+    for n in reversed(range(runs)):
+        (directory := tmp_path / f"apart{n}").mkdir()
+        with StoredCheckpoints(store, "job_1", "this", directory) as checkpoints:
+            make(source, Follower(), **stated).solve(n, directory, checkpoints)
+    found, last = go(source, **stated)
+    assert found == expected
+    assert last.own == 0
 
 
 def test_of_an_interrupted_job_no_more_than_a_step_is_done_again(go: Go, clip: Tensor, tmp_path: Path) -> None:
