@@ -62,6 +62,7 @@ class Settings(BaseSettings):
     stall_seconds: float = Field(300, gt=0, description="or ten times what the slowest piece of work took, if more")
     load_seconds: float = Field(900, gt=0, description="the same for a model that is being loaded")
     max_attempts: int = Field(3, ge=1)
+    fanout_segments: int = Field(2, ge=1, description="runs of a clip beyond which idle workers help with it")
 
     # How long things are kept
     upload_ttl_seconds: int = Field(24 * 3600, ge=1)

@@ -67,7 +67,7 @@ def check_model(
 def _load(settings: Settings, frames: int) -> "tuple[DiffusersPrior, Tensor]":
     """The prior, and frames of the sample clip in [0, 1]."""
     from worker.demo import SAMPLE
-    from worker.task import prior_of
+    from worker.loaded import prior_of
     from worker.video import read_clip
 
     prior = prior_of(settings)

@@ -51,6 +51,9 @@ class Checkpoints(Protocol):
     def drop(self, name: str) -> None:
         """It is needed no longer."""
 
+    def written(self) -> None:
+        """Returns once all that was put is there, or was given up."""
+
 
 class StepKeeper:
     """Keeps the steps of one run under a name, if there is where; scratch: for the file in the making.
@@ -125,6 +128,11 @@ class StoredCheckpoints:
             before, self._writing = self._writing, self._thread.submit(self._put, name, files, told)
         if before:
             before.result()
+
+    def written(self) -> None:
+        """Returns once all that was put is written, or was given up."""
+        if self._writing:
+            self._writing.result()
 
     def drop(self, name: str) -> None:
         with self._lock:

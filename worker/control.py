@@ -16,6 +16,9 @@ The task is loaded once and then called for one job after the other, in a proces
   ends the job as `internal_error`, its cause in the log;
 - passes each change of the job's record through `control.check`: else two workers might end one job.
 
+Where the task has `help(job_id, run)`, workers with nothing to do call it for runs of a job that another offers
+(worker/board.py). It follows the same rules, but leaves the record alone.
+
 The task itself counts `attempt` and sets `started_at` when it moves the record to `starting`.
 """
 

@@ -14,8 +14,9 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection
-from typing import Literal, cast
+from typing import Literal, Protocol, cast
 
 import structlog
 from redis.exceptions import RedisError
@@ -26,13 +27,21 @@ from app.logging import configure
 from app.records import IllegalTransition, UnknownJob
 from app.settings import Settings
 from worker.control import INTERNAL_ERROR, Canceled, Control, DeviceLost, Preempted, Shared, StoreAway, TaskFailed
-from worker.ticket import LeaseLost
+from worker.ticket import LeaseLost, Ticket
 
 log = structlog.get_logger(__name__)
 
 PR_SET_PDEATHSIG = 1
 
 Task = Callable[[str], None]
+
+
+class Helping(Protocol):
+    """A task that can help."""
+
+    def help(self, job_id: str, run: int) -> None: ...
+
+
 Load = Callable[[Settings, Control], Task]
 
 
@@ -41,11 +50,12 @@ Load = Callable[[Settings, Control], Task]
 
 @dataclass(frozen=True)
 class Ready:
-    """The model is loaded."""
+    """The model is loaded. helps: the task can do runs of another worker's job."""
 
     model: str
     device: str
     card: ModelCard | None = None
+    helps: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,6 +97,15 @@ class Defunct:
 Message = Ready | Broken | Observed | Ended | Defunct
 
 
+@dataclass(frozen=True)
+class Order:
+    """What it is told to do. ticket: the right to change the job's record. run: help with that run of it, no more."""
+
+    job_id: str
+    ticket: Ticket | None = None
+    run: int | None = None
+
+
 # --- what it does
 
 
@@ -113,19 +132,26 @@ def main(loader: str, settings: Settings, pipe: Connection, shared: Shared, pare
         say(Broken(f"{type(error).__name__}: {error}"))
         sys.exit(1)
     model, device = (str(getattr(task, name, getattr(settings, name))) for name in ("model", "device"))
-    say(Ready(model, device, getattr(task, "card", None)))
+    say(Ready(model, device, getattr(task, "card", None), hasattr(task, "help")))
     with contextlib.suppress(EOFError, BrokenPipeError):  # the parent is gone, and so will we be in a moment
-        while (order := pipe.recv()) is not None:
-            job_id, control.ticket = order
-            with structlog.contextvars.bound_contextvars(job_id=job_id):
-                say(_run(task, job_id, say))
+        while (order := cast(Order | None, pipe.recv())) is not None:
+            control.ticket = order.ticket
+            with structlog.contextvars.bound_contextvars(job_id=order.job_id):
+                say(_run(partial(_do, task, order), say))
 
 
-def _run(task: Task, job_id: str, say: Callable[[Message], None]) -> Ended:
-    """Run one job, and put how it ended into the parent's words."""
+def _do(task: Task, order: Order) -> None:
+    if order.run is None:
+        task(order.job_id)
+    else:
+        cast(Helping, task).help(order.job_id, order.run)
+
+
+def _run(work: Callable[[], None], say: Callable[[Message], None]) -> Ended:
+    """Do it, and put how it ended into the parent's words."""
     started = time.monotonic()
     try:
-        task(job_id)
+        work()
         log.info("job done", seconds=round(time.monotonic() - started, 3))
         return Ended("finished")
     except Preempted:

@@ -26,6 +26,7 @@ from rq.serializers import JSONSerializer
 from app.contract import CALL_KEPT_SECONDS, TASK, TERMINAL, Job, JobError, JobStatus
 from app.records import IllegalTransition, Records, UnknownJob, now
 from app.settings import QUEUES, Settings
+from worker import board
 from worker.control import INTERNAL_ERROR
 from worker.metrics import Metrics
 from worker.ticket import LeaseLost, Ticket
@@ -187,6 +188,10 @@ class Ledger:
 
         self._settle(job_id, verdict, None)
 
+    def waiting(self) -> bool:
+        """Whether a job waits in any queue."""
+        return any(self.redis.exists(queue.key) for queue in self.queues.values())
+
     def places(self) -> Places:
         with self.redis.pipeline() as pipe:
             for queue in self.queues.values():
@@ -271,6 +276,7 @@ class Ledger:
             pipe.lrem(queue.intermediate_queue_key, 0, job_id)
             pipe.zrem(queue.failed_job_registry.key, job_id)
         pipe.delete(QueuedJob.key_for(job_id), f"rq:executions:{job_id}")
+        board.close(job_id, pipe)
 
     def _release(self, job_id: str, lease: Lease | None, forget: bool) -> None:
         with self.redis.pipeline() as pipe:

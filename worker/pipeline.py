@@ -3,21 +3,25 @@
 The worker's task and `vxl restore` both come through here.
 """
 
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from app.degradations import TemporalAverage, TemporalDownsample
 from app.restoration import Restoration
 from app.sizes import too_small_for_sdxl
+from worker.board import Board
 from worker.checkpoints import Checkpoints, StepKeeper
 from worker.estimate import estimate
 from worker.join import Joiner
 from worker.lane import Lane
 from worker.learned import Learned
 from worker.memory import keep_little
+from worker.micro_batch import Chosen
 from worker.outcome import Outcome
 from worker.plan import Plan
 from worker.scenes import Scan
@@ -27,6 +31,9 @@ from worker.solve_run import Follower, RunSolver
 from worker.solver.prior import DiffusersPrior
 from worker.source import Source
 from worker.video import clip_info
+
+SHARED = "shared"  # among the checkpoints: what all who solve runs of a clip have to do alike
+OTHERS_SECONDS = 0.5  # between two looks at what others have finished
 
 
 class Pipeline:
@@ -62,7 +69,8 @@ class Pipeline:
         self.estimated = estimate(source, seen, follower.check) if wanted.blur else None
         self.stated = self.estimated.degradation if self.estimated else wanted.degradations()
         info = clip_info(source)
-        frames = Source(source, info, wanted, self.stated, mask, kernel, prior.device, follower)
+        self._frames = partial(Source, source, info, wanted, self.stated, mask, kernel, prior.device, follower)
+        frames = self._frames()
         self.setup = setup(prior, self.stated, frames.beside, wanted.solver, tile_pixels, wanted.tier)
         self.plan = Plan(
             info,
@@ -73,27 +81,56 @@ class Pipeline:
             cut=not (self._changes_number() and (wanted.simulate or frames.moves)),
             clean=wanted.simulate,
         )
+        self._sizes = micro_batch, budget
         self._solver = RunSolver(prior, self.setup, self.plan, frames, wanted, follower, micro_batch, budget)
+        self._next = 0  # number of the first run that the solver can do
 
-    def run(self, directory: Path, checkpoints: Checkpoints | None = None) -> Outcome:
+    def run(self, directory: Path, checkpoints: Checkpoints | None = None, board: Board | None = None) -> Outcome:
         """Write output, preview and comparison into the directory. Raises NotFinite where the prior fails.
 
-        checkpoints: where to go on, if another has begun, and where to keep how far this one comes.
+        checkpoints: where to go on, if another has begun, and where to keep how far this one comes. board: where to
+        offer runs to others, who keep their segments there, too.
         """
         keep_little()
         sampling, plan = self.setup.sampling, self.plan
         self.follower.planned(plan.sampled, len(sampling.schedule.timesteps), sampling.inversions)
-        made: list[Future[Segment]] = []
+        made: dict[int, Future[Segment]] = {}
+        left = list(range(len(plan.runs)))
+        if checkpoints and board:
+            self._solver.on_chosen = partial(self._offer, left, checkpoints, board)
         with Lane() as behind:  # where a segment is finished while the next one is solved
-            for n in range(len(plan.runs)):
-                finish = self._found(n, checkpoints) or self._solved(n, directory, checkpoints)
-                if made:
-                    made[-1].result()
-                made.append(behind.put(finish))
-        segments = [one.result() for one in made]
-        outcome = self._joined(directory, segments)
+            while left:
+                for n in list(left):
+                    finish = self._found(n, checkpoints)
+                    if board and not board.take(n) and not finish:
+                        continue  # another is at it
+                    finish = finish or self._solved(n, directory, checkpoints)
+                    left.remove(n)
+                    for one in list(made.values())[-1:]:
+                        one.result()
+                    made[n] = behind.put(finish)
+                if left:
+                    self.follower.check()
+                    time.sleep(OTHERS_SECONDS)
+        outcome = self._joined(directory, [made[n].result() for n in range(len(plan.runs))])
         self.follower.measured("encode", 0)  # the rest of it, which had nothing beside it
         return outcome
+
+    def _offer(self, left: list[int], checkpoints: Checkpoints, board: Board, chosen: Chosen) -> None:
+        """Give away what is left but for the first one, once others can know all that they have to do alike."""
+        self._solver.on_chosen = lambda chosen: None
+        checkpoints.put(SHARED, {}, chosen.kept())
+        checkpoints.written()
+        board.offer(left[1:])
+
+    def help(self, n: int, directory: Path, checkpoints: Checkpoints) -> bool:
+        """Solve a run of a clip that another offers; False where it would come out otherwise here."""
+        found = checkpoints.get(SHARED)
+        if found is None or n >= len(self.plan.runs):
+            return False
+        self._solver.take_over(found.told)
+        self.solve(n, directory, checkpoints)
+        return True
 
     def solve(self, n: int, directory: Path, checkpoints: Checkpoints) -> None:
         """Solve one run and keep its segment, for another to join. Runs have to come in order; any may be left out."""
@@ -122,6 +159,9 @@ class Pipeline:
     def _solved(self, n: int, directory: Path, checkpoints: Checkpoints | None) -> Callable[[], Segment]:
         """Solve a run; what gives its segment, once the rest of it is encoded."""
         run, look = self.plan.runs[n], self.plan.look
+        if n < self._next:
+            self._go_back()
+        self._next = n + 1
         keeper = StepKeeper(checkpoints, f"steps-{n}", directory)
         before = self.follower.spent()
         keeper.spent = lambda: {stage: x - before.get(stage, 0) for stage, x in self.follower.spent().items()}
@@ -151,6 +191,13 @@ class Pipeline:
             return whole
 
         return finish
+
+    def _go_back(self) -> None:
+        """Read the clip anew: another gave up a run that lies behind."""
+        before = self._solver
+        again = RunSolver(self.prior, self.setup, self.plan, self._frames(), self.wanted, self.follower, *self._sizes)
+        again.chosen, again.noise = before.chosen, before.noise
+        self._solver = again
 
     def _resumed(self, n: int, steps: int, told: dict[str, Any]) -> None:
         frames = len(self.plan.runs[n].frames)

@@ -2,6 +2,7 @@
 
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Literal
 
 import structlog
@@ -9,6 +10,7 @@ from redis.exceptions import RedisError
 
 from app.contract import Progress
 from app.records import Records
+from worker.board import Board
 from worker.control import Canceled, Control, Preempted
 from worker.solver.stages import STAGES, Stage
 
@@ -28,11 +30,13 @@ class Meter:
     `watch` is the solver's callback. It is where a job stops: raises Canceled or Preempted when the worker says so.
     """
 
-    def __init__(self, job_id: str, task: str, control: Control, records: Records) -> None:
-        self.job_id, self.task, self.control, self.records = job_id, task, control, records
+    def __init__(self, job_id: str, task: str, control: Control, records: Records, run: int | None = None) -> None:
+        """run: the one that is helped with, of another worker's job, whose progress is told to that."""
+        self.job_id, self.task, self.control, self.records, self.run = job_id, task, control, records, run
+        self.board, self._far = Board(records.redis, job_id), (0, 0)
         self.stages: dict[str, float] = defaultdict(float)
         self._before: dict[str, float] = defaultdict(float)
-        self._share_before = 0.0
+        self._share_before = self._percent = 0.0
         self._last = self._started = time.monotonic()
         self._written = 0.0
         self._frames = self._steps = self._inversions = self._inverted = self._denoised = 0
@@ -41,7 +45,7 @@ class Meter:
     def enter(self, stage: Literal["decoding", "encoding"], frames: int) -> None:
         """A stage outside the solver begins."""
         percent = 0.0 if stage == "decoding" else 100 - AFTER
-        self._write(Progress(stage=stage, percent=percent, frames_total=frames), force=True)
+        self._write(lambda: Progress(stage=stage, percent=percent, frames_total=frames))
         self.check()
 
     def measured(self, stage: str, frames: int, seconds: float | None = None) -> None:
@@ -87,7 +91,8 @@ class Meter:
             self._inverted += frames
         elif stage == "denoise":
             self._denoised += frames
-        self._write(self._progress(), force=False)
+        if time.monotonic() - self._written >= EVERY_SECONDS:
+            self._write(self._progress)
         self.check()
 
     def done(self) -> None:
@@ -97,7 +102,7 @@ class Meter:
         done = Progress(
             stage="done", percent=100, frames_done=total, frames_total=total, seconds_per_frame=round(pace, 3)
         )
-        self._write(done, force=True)
+        self._write(lambda: done)
 
     def check(self) -> None:
         """Live, or stop where the worker says so."""
@@ -109,13 +114,18 @@ class Meter:
                 raise Preempted
 
     def _progress(self) -> Progress:
+        """Of all that work on the job."""
+        self._far = self.board.far()
+        inverted, denoised = self._all()
         inversion, share = self._frames * self._inversions, self._share()
+        # What others did in a step that they did not end is done again, which nobody wants to see.
+        self._percent = max(self._percent, round(BEFORE + share * (100 - BEFORE - AFTER), 1))
         elapsed, made = time.monotonic() - self._started, share - self._share_before
         whole = elapsed / made if made > 0 else None
         return Progress(
             stage="inverting" if self._inverting else "sampling",
-            percent=round(BEFORE + share * (100 - BEFORE - AFTER), 1),
-            frames_done=self._inverted if self._inverting else self._denoised,
+            percent=self._percent,
+            frames_done=inverted if self._inverting else denoised,
             frames_total=inversion if self._inverting else self._frames * self._steps,
             seconds_per_frame=round(whole / self._frames, 3) if whole else None,
             eta_seconds=round(whole * (1 - share), 1) if whole else None,
@@ -124,15 +134,21 @@ class Meter:
     def _share(self) -> float:
         """How much of the solver's work is done."""
         total = self._frames * (self._steps + self._inversions * INVERSION_SHARE)
-        return min(1.0, (self._inverted * INVERSION_SHARE + self._denoised) / total)
+        inverted, denoised = self._all()
+        return min(1.0, (inverted * INVERSION_SHARE + denoised) / total)
 
-    def _write(self, progress: Progress, force: bool) -> None:
-        """At most twice a second, and never a reason to fail: progress may be lost, work may not."""
-        if not force and time.monotonic() - self._written < EVERY_SECONDS:
-            return
+    def _all(self) -> tuple[int, int]:
+        """Frames that were inverted and denoised, here and by who helps: frames times steps."""
+        return self._inverted + self._far[0], self._denoised + self._far[1]
+
+    def _write(self, progress: Callable[[], Progress]) -> None:
+        """Never a reason to fail: progress may be lost, work may not."""
         self._written = began = time.monotonic()
         try:
-            self.records.progress(self.job_id, progress)
+            if self.run is None:
+                self.records.progress(self.job_id, progress())
+            else:
+                self.board.tell(self.run, self._inverted, self._denoised)
         except RedisError as error:
             # Where Redis does not even refuse, each try costs seconds in which nothing is solved.
             self._written += RETRY_TIMES * (time.monotonic() - began)

@@ -73,8 +73,8 @@ def restore_file(
         extent = Extent(info.width, info.height, len(seen.pts))
         check_fit(wanted, extent, _mask_extent(mask), settings)
         with console.status("loading the prior"):
+            from worker.loaded import learned_of, prior_of
             from worker.pipeline import Pipeline
-            from worker.task import learned_of, prior_of
 
             prior = prior_of(settings)
         with _Bar() as bar, TemporaryDirectory(dir=output.parent, prefix=".vxl-") as directory:

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from app.contract import Job
+from app.settings import Settings
+from worker.board import Claim
 from worker.control import INTERNAL_ERROR
-from worker.horse import Ended
+from worker.horse import Ended, Order
 from worker.ledger import Lease, Ledger
 from worker.ticket import LeaseLost
 
@@ -46,6 +48,18 @@ class Run:
             self.reason = reason
         self.kill_at = min(self.kill_at, time.monotonic() + grace)
 
+    @property
+    def order(self) -> Order:
+        """For the horse."""
+        return Order(self.job.id, self.lease.ticket)
+
+    def look(self, ledger: Ledger, settings: Settings) -> None:
+        """What Redis says of the job."""
+        if not self.lease.held():
+            self.stop("lease", 0)
+        elif ledger.unwanted(self.job):
+            self.stop("cancel", settings.cancel_grace_seconds)
+
     def settle(self, ledger: Ledger, ended: Ended) -> None:
         """Write down what becomes of the job; may be called again if Redis was away. Raises LeaseLost."""
         job_id, lease = self.job.id, self.lease
@@ -68,3 +82,31 @@ class Run:
                 ledger.lost(job_id, lease, "out_of_memory")
             case _:
                 ledger.lost(job_id, lease)
+
+
+@dataclass
+class Help(Run):
+    """A run of frames of a job that another worker has, done for want of a job of our own."""
+
+    lease: Claim  # type: ignore[assignment]  # it, too, can be held and lost
+
+    @property
+    def order(self) -> Order:
+        return Order(self.job.id, run=self.lease.run)
+
+    def look(self, ledger: Ledger, settings: Settings) -> None:
+        """It ends with the job, or where a job waits: what has been done of it is kept."""
+        if not self.lease.held():
+            self.stop("cancel", settings.cancel_grace_seconds)
+        elif ledger.waiting():
+            self.stop("preempt", settings.drain_seconds)
+
+    def settle(self, ledger: Ledger, ended: Ended) -> None:
+        """What does not work here is left to the worker that has the job, so that it ends no more than that one."""
+        match ended.how:
+            case "finished":
+                self.lease.let_go("done")
+            case "preempted" | "canceled" | "overtaken":
+                self.lease.let_go("free")
+            case _:
+                self.lease.let_go("free" if self.reason else "left")

@@ -60,7 +60,7 @@ class RunSolver:
     micro_batch, budget: as Pipeline takes them.
 
     noise: of each scene, by its number, once it is known. chosen: how many frames go through the prior at a time, once
-    that is; for all runs the same.
+    that is; for all runs the same. on_chosen: told of it at each run, before it is sampled.
     """
 
     def __init__(
@@ -81,11 +81,16 @@ class RunSolver:
         self._scene = 0  # that the source is at
         self.chosen: Chosen | None = None
         self.noise: dict[int, Noise] = {}
+        self.on_chosen: Callable[[Chosen], object] = lambda chosen: None
 
     def know(self, scene: int, told: dict[str, Any]) -> None:
         """Take over what another, who solved a run of this scene, told of it."""
         self.noise[scene] = Noise(**told["noise"] | {"rise": tuple(told["noise"]["rise"])})
-        self.chosen = self.chosen or Chosen.again(told["micro_batch"], self._around)
+        self.take_over(told["micro_batch"])
+
+    def take_over(self, micro_batch: dict[str, Any]) -> None:
+        """Have as many frames go at a time as another that solves this clip."""
+        self.chosen = self.chosen or Chosen.again(micro_batch, self._around)
 
     def told(self, scene: int) -> dict[str, Any]:
         """What `know` takes, ready for JSON."""
@@ -163,6 +168,8 @@ class RunSolver:
         first, settings = nth(0).problem, self._wanted.solver
         self.noise[run.scene] = first.noise
         batches = self._batches(posed[0])
+        if self.chosen:
+            self.on_chosen(self.chosen)
         sections = [section(n) for n in range(len(run.parts))]
         lagging = Lagging(self._follower.watch, self._follower.check) if self._gpu else None
         watch = lagging.watch if lagging else self._follower.watch

@@ -12,8 +12,7 @@ import structlog
 
 from app.settings import Settings
 from worker.control import Observer, Shared
-from worker.horse import Broken, Defunct, Ended, Message, Observed, Ready, main
-from worker.ticket import Ticket
+from worker.horse import Broken, Defunct, Ended, Message, Observed, Order, Ready, main
 
 log = structlog.get_logger(__name__)
 
@@ -60,12 +59,12 @@ class Horse:
     def pid(self) -> int:
         return self._process.pid or 0
 
-    def run(self, job_id: str, ticket: Ticket) -> None:
-        """Hand over a job, and the right to change it; `messages` tells how it went."""
+    def run(self, order: Order) -> None:
+        """Hand over a job; `messages` tells how it went."""
         self.shared.ask(None)
         self.shared.pulse()
         with contextlib.suppress(OSError):  # dead already, which `messages` will find
-            self._pipe.send((job_id, ticket))
+            self._pipe.send(order)
 
     def messages(self, seconds: float) -> list[Message]:
         """What it said within the next `seconds`; raises HorseGone if it can say no more."""
@@ -166,7 +165,7 @@ class Stable:
 
     def _heed(self, horse: Horse, message: Message) -> None:
         match message:
-            case Ready(model, device, _):
+            case Ready(model, device):
                 horse.ready, self.trouble, self.defunct, self._failures = message, "", "", 0
                 log.info("the model is loaded", model=model, device=device, pid=horse.pid)
             case Broken(reason):

@@ -5,12 +5,13 @@
 
 import hashlib
 import json
-import shutil
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 import torch
@@ -40,14 +41,15 @@ from worker.card import card_of
 from worker.checkpoints import StoredCheckpoints
 from worker.compiled import compile_for
 from worker.control import Control, DeviceLost, NotFinite, StoreAway, TaskFailed
-from worker.learned import Learned
+from worker.loaded import learned_of, prior_of
 from worker.outcome import Outcome
 from worker.pipeline import Pipeline
 from worker.progress import Meter
-from worker.scenes import scan
+from worker.scenes import Scan, scan
 from worker.solver.batches import out_of_memory
 from worker.solver.blind import NotIdentified
-from worker.solver.prior import DiffusersPrior, load_prior
+from worker.solver.prior import DiffusersPrior
+from worker.ticket import LeaseLost
 
 log = structlog.get_logger(__name__)
 REDIS_PATIENCE_SECONDS = STORE_PATIENCE_SECONDS = 300
@@ -80,31 +82,27 @@ def load(settings: Settings, control: Control) -> "Restorer":
     return Restorer(settings, control, prior, Records(redis), Store(settings.files))
 
 
-def learned_of(settings: Settings, prior: DiffusersPrior) -> Learned:
-    """The learned measures that the settings name, beside the prior; ValueError where a file will not do."""
-    return Learned(settings.lpips, settings.fvd, prior.device)
+@contextmanager
+def explained() -> Iterator[None]:
+    """What a client is to be told where a clip cannot be solved."""
+    try:
+        yield
+    except NotIdentified as error:
+        raise TaskFailed("degradation_not_identified", str(error)) from error
+    except ValueError as error:
+        raise TaskFailed("invalid_parameter", str(error)) from error
+    except NotFinite as error:
+        told = "The prior gave values that are no numbers; a wider dtype may help."
+        raise TaskFailed("not_finite", told) from error
 
 
-def prior_of(settings: Settings) -> DiffusersPrior:
-    """The prior that the settings name, on the device they name; ValueError where it cannot be used there."""
-    device = settings.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"VXL_DEVICE is {device}, but torch finds no GPU")
-    dtype = settings.dtype
-    if dtype == "auto":
-        dtype = "float32" if device == "cpu" else "float16"
-    return load_prior(
-        settings.model,
-        vae=settings.vae,
-        revision=settings.revision,
-        vae_revision=settings.vae_revision,
-        variant=settings.variant,
-        dtype=getattr(torch, dtype),
-        device=device,
-        offload=settings.memory == "low" and device.startswith("cuda"),
-    )
+class Seen(NamedTuple):
+    """Files of a job, and what a look at the clip has shown."""
+
+    file: Path
+    scan: Scan
+    mask: Path | None
+    kernel: Path | None
 
 
 class Restorer:
@@ -129,11 +127,26 @@ class Restorer:
             waited = (started - job.queued_at).total_seconds()
             changes |= {"started_at": started, "metrics": JobMetrics(queue_seconds=round(waited, 3))}
         job = self._move(job, JobStatus.starting, **changes)
-        for left_behind in self.settings.scratch.glob(f"{job_id}-*"):
-            shutil.rmtree(left_behind, ignore_errors=True)  # by an attempt that was killed
-        with TemporaryDirectory(dir=self.settings.scratch, prefix=f"{job_id}-") as scratch:
+        self._guarded(job_id, lambda scratch: self._restore(job, scratch))
+
+    def help(self, job_id: str, run: int) -> None:
+        """Solve a run of a job that another worker has; raises as `__call__`, LeaseLost where it is not to be done."""
+        job = self.records.get(job_id)
+        meter = Meter(job.id, task_of(job.request.degradations()), self.control, self.records, run)
+
+        def work(scratch: Path) -> None:
+            pipeline = self._pipeline(job, self._seen(job, scratch, meter), meter)
+            with explained(), self._checkpoints(job, scratch) as checkpoints:
+                if not pipeline.help(run, scratch, checkpoints):
+                    raise LeaseLost(f"{job_id}: this worker would do it otherwise")
+
+        self._guarded(job_id, work)
+
+    def _guarded(self, job_id: str, work: Callable[[Path], None]) -> None:
+        """Do it with a directory of its own, and put what goes wrong into a worker's words."""
+        with TemporaryDirectory(dir=self.settings.scratch, prefix=f"{job_id}-", ignore_cleanup_errors=True) as scratch:
             try:
-                self._restore(job, Path(scratch))
+                work(Path(scratch))
             except torch.AcceleratorError as error:
                 # Whatever went wrong, no further call on this device can be trusted.
                 raise DeviceLost("cuda") from error
@@ -149,26 +162,38 @@ class Restorer:
     def _restore(self, job: Job, scratch: Path) -> None:
         task = task_of(job.request.degradations())
         meter = Meter(job.id, task, self.control, self.records)
+        seen = self._seen(job, scratch, meter)
+        job = self._move(job, JobStatus.processing)
+        if self.prior.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        pipeline = self._pipeline(job, seen, meter)
+        long = len(pipeline.plan.runs) > self.settings.fanout_segments
+        with explained(), self._checkpoints(job, scratch) as checkpoints:
+            outcome = pipeline.run(scratch, checkpoints, meter.board if long else None)
+        self._observe(task, outcome, meter.solver_seconds)
+
+        job = self._move(job, JobStatus.finalizing)
+        meter.enter("encoding", outcome.frames)
+        self._finish(job, outcome, meter)
+
+    def _seen(self, job: Job, scratch: Path, meter: Meter) -> Seen:
+        """The clip, looked at from end to end, and what came with it."""
         meter.enter("decoding", 0)
-        request = job.request
-        file = self.store.fetch(upload_key(request.source.upload_id), scratch)
-        beside = {kind: self.store.fetch(upload_key(i), scratch) for kind, i in request.source.beside().items()}
+        source = job.request.source
+        file = self.store.fetch(upload_key(source.upload_id), scratch)
+        beside = {kind: self.store.fetch(upload_key(i), scratch) for kind, i in source.beside().items()}
         seen = scan(file, each=meter.check)
         if len(seen.pts) != job.source.frames:
             raise TaskFailed("corrupt_stream", "The clip does not decode as it did when it was uploaded.")
         meter.measured("decode", len(seen.pts))
+        return Seen(file, seen, beside.get("mask"), beside.get("kernel"))
 
-        job = self._move(job, JobStatus.processing)
-        if self.prior.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-        try:
-            pipeline = Pipeline(
+    def _pipeline(self, job: Job, seen: Seen, meter: Meter) -> Pipeline:
+        with explained():
+            return Pipeline(
                 self.prior,
-                request,
-                file,
-                seen,
-                beside.get("mask"),
-                beside.get("kernel"),
+                job.request,
+                *seen,
                 micro_batch=self.settings.micro_batch,
                 budget=self.settings.memory_budget,
                 part_frames=self.settings.part_frames,
@@ -176,20 +201,6 @@ class Restorer:
                 follower=meter,
                 learned=self.learned,
             )
-            with self._checkpoints(job, scratch) as checkpoints:
-                outcome = pipeline.run(scratch, checkpoints)
-        except NotIdentified as error:
-            raise TaskFailed("degradation_not_identified", str(error)) from error
-        except ValueError as error:
-            raise TaskFailed("invalid_parameter", str(error)) from error
-        except NotFinite as error:
-            told = "The prior gave values that are no numbers; a wider dtype may help."
-            raise TaskFailed("not_finite", told) from error
-        self._observe(task, outcome, meter.solver_seconds)
-
-        job = self._move(job, JobStatus.finalizing)
-        meter.enter("encoding", outcome.frames)
-        self._finish(job, outcome, meter)
 
     def _checkpoints(self, job: Job, scratch: Path) -> StoredCheckpoints:
         """Where an attempt that was interrupted left off, for one that would come to the same result."""

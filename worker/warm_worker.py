@@ -27,11 +27,12 @@ from rq.worker import Worker
 from app.contract import TASK, Job
 from app.records import now
 from app.settings import QUEUES, Settings
+from worker import board
 from worker.horse import Defunct, Ended, Observed
 from worker.housekeeper import Housekeeper
 from worker.ledger import Lease, Ledger
 from worker.metrics import Metrics
-from worker.run import Run
+from worker.run import Help, Run
 from worker.stable import Horse, HorseGone, Stable
 from worker.ticket import LeaseLost
 
@@ -70,7 +71,10 @@ class WarmWorker(Worker):
         self.ledger = Ledger(connection, settings, metrics)
         self.housekeeper = Housekeeper(connection, settings, self.ledger, self.name)
         self.stable = Stable(loader, settings, metrics.report)
+        self.records = self.ledger.records
         self.running: Run | None = None
+        self.helping: Help | None = None
+        self._strange: set[str] = set()  # ids of jobs that this worker would solve otherwise than the one that has them
         self.lease_seconds = math.ceil(settings.lease_seconds)  # RQ knows but whole ones
         self._told, self._beat_at = ("", ""), 0.0
 
@@ -102,13 +106,14 @@ class WarmWorker(Worker):
                 taken = self.ledger.take(self.allowed) if self.stable.ready else None
                 if taken:
                     self._execute(*taken)
+                busy = bool(taken) or self._help()
                 outage = POLL_SECONDS
             except RedisError as error:
                 log.error("Redis is away", reason=str(error), retry_seconds=outage)
                 self._pause(outage)
                 outage = min(2 * outage, OUTAGE_SECONDS_MAX)
                 continue
-            if not taken:
+            if not busy:
                 self._pause(POLL_SECONDS)
 
     def _pause(self, seconds: float) -> None:
@@ -134,6 +139,8 @@ class WarmWorker(Worker):
             run = self.running = Run(job, Lease(queued, self.prepare_execution(queued)))
             try:
                 self.prepare_job_execution(queued, remove_from_intermediate_queue=True)
+                if job.attempt == 0:
+                    self.metrics.job_started(job, (now() - job.queued_at).total_seconds())
                 ended = self._follow(run)
             except RedisError as error:
                 log.error("job not started: Redis is away", job_id=job.id, reason=str(error))
@@ -143,13 +150,31 @@ class WarmWorker(Worker):
             self.running = None
             self.executions.clear()
 
+    def _help(self) -> bool:
+        """Do a run of a job that another worker has, if one is offered; whether it was."""
+        if not (self.stable.ready and self.stable.ready.helps):
+            return False
+        claim = board.claim(self.connection, self.name, self.settings.lease_seconds, frozenset(self._strange))
+        job = self.records.find(claim.job_id) if claim else None
+        if claim is None or job is None:
+            return False
+        log.info("helping", job_id=job.id, run=claim.run)
+        run = self.helping = Help(job, claim)
+        try:
+            ended = self._follow(run)
+            log.info("helped", job_id=job.id, run=claim.run, how=ended.how)
+            if ended.how == "overtaken":
+                self._strange.add(job.id)
+            run.settle(self.ledger, ended)
+        finally:
+            self.helping = None
+        return True
+
     def _follow(self, run: Run) -> Ended:
         """Wait for the horse to end the job, or to end with it."""
         horse = self.stable.horse
         assert horse is not None
-        if run.job.attempt == 0:
-            self.metrics.job_started(run.job, (now() - run.job.queued_at).total_seconds())
-        horse.run(run.job.id, run.lease.ticket)
+        horse.run(run.order)
         try:
             while True:
                 for message in horse.messages(POLL_SECONDS):
@@ -185,10 +210,7 @@ class WarmWorker(Worker):
         """What Redis says of the job. While Redis is away the job goes on: nobody else can take it either."""
         try:
             self._beat()
-            if not run.lease.held():
-                run.stop("lease", 0)
-            elif self.ledger.unwanted(run.job):
-                run.stop("cancel", self.settings.cancel_grace_seconds)
+            run.look(self.ledger, self.settings)
         except RedisError as error:
             log.warning("no heartbeat: Redis is away", job_id=run.job.id, reason=str(error))
 
@@ -225,7 +247,7 @@ class WarmWorker(Worker):
         """One of worker.metrics.STATES, and why."""
         if self._stop_requested:
             return "draining", ""
-        if self.running:
+        if self.running or self.helping:
             return "busy", ""
         if self.stable.ready:
             return "idle", ""
@@ -262,7 +284,7 @@ class WarmWorker(Worker):
         self.metrics.observe("visionxl_worker_last_heartbeat_timestamp_seconds", time.time())
 
     def _info(self, state: str, reason: str) -> dict[str, Any]:
-        ready = self.stable.ready
+        ready, run = self.stable.ready, self.running or self.helping
         return {
             "name": self.name,
             "state": state,
@@ -270,6 +292,6 @@ class WarmWorker(Worker):
             "model": ready.model if ready else self.settings.model,
             "device": ready.device if ready else None,
             "card": ready.card.model_dump() if ready and ready.card else None,
-            "job_id": self.running.job.id if self.running else None,
+            "job_id": run.job.id if run else None,
             "heartbeat": now().isoformat(),
         }

@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from app.contract import JobStatus, checkpoint_prefix
-from tests.faults.conftest import WAIT_SECONDS, Fleet
+from tests.faults.conftest import ALL, WAIT_SECONDS, Fleet
 from tests.processes import wait_until
 
 # What a worker is about to send to Redis, or (True) has just sent without getting the answer.
@@ -22,7 +22,6 @@ STAGES = {
     "written": (b'"status":"succeeded"', True),
 }
 REDUCED = {"taken", "sampling", "writing the result"}
-ALL = "VXL_TEST_FAULTS" in os.environ
 EACH = [stage for stage in STAGES if ALL or stage in REDUCED]
 
 

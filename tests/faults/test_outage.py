@@ -12,9 +12,9 @@ from redis import Redis
 from app import embedded_redis
 from app.contract import JobStatus, upload_key
 from app.store import Store
-from tests.faults.conftest import UPLOAD, Fleet, clip, ending
+from tests.faults.conftest import ALL, UPLOAD, Fleet, clip, ending
 from tests.faults.proxy import Proxy
-from tests.faults.test_kill import ALL, assert_done, reach
+from tests.faults.test_kill import assert_done, reach
 from tests.processes import wait_until
 from tests.worker.front_end import Service
 
