@@ -110,8 +110,9 @@ class Pipeline:
                         one.result()
                     made[n] = behind.put(finish)
                 if left:
-                    self.follower.check()
                     time.sleep(OTHERS_SECONDS)
+                    self.follower.measured("wait", 0)
+                    self.follower.check()
         outcome = self._joined(directory, [made[n].result() for n in range(len(plan.runs))])
         self.follower.measured("encode", 0)  # the rest of it, which had nothing beside it
         return outcome

@@ -49,13 +49,18 @@ class Meter:
         self.check()
 
     def measured(self, stage: str, frames: int, seconds: float | None = None) -> None:
-        """`frames` went through `stage` since the last call, or in so many seconds of the device's."""
+        """`frames` went through `stage` since the last call, or in so many seconds of the device's.
+
+        `wait`: for others, whose progress is the job's.
+        """
         now = time.monotonic()
         spent = now - self._last if seconds is None else seconds
         self._last = now
         self.stages[stage] += spent
         for _ in range(frames):
             self.control.observe("visionxl_frame_stage_duration_seconds", spent / frames, task=self.task, stage=stage)
+        if stage == "wait":
+            self._write_in_time()
 
     def planned(self, frames: int, steps: int, inversions: int) -> None:
         """The solver begins to sample so many frames, with so many steps each and before."""
@@ -91,8 +96,7 @@ class Meter:
             self._inverted += frames
         elif stage == "denoise":
             self._denoised += frames
-        if time.monotonic() - self._written >= EVERY_SECONDS:
-            self._write(self._progress)
+        self._write_in_time()
         self.check()
 
     def done(self) -> None:
@@ -140,6 +144,11 @@ class Meter:
     def _all(self) -> tuple[int, int]:
         """Frames that were inverted and denoised, here and by who helps: frames times steps."""
         return self._inverted + self._far[0], self._denoised + self._far[1]
+
+    def _write_in_time(self) -> None:
+        """At most twice a second."""
+        if time.monotonic() - self._written >= EVERY_SECONDS:
+            self._write(self._progress)
 
     def _write(self, progress: Callable[[], Progress]) -> None:
         """Never a reason to fail: progress may be lost, work may not."""
