@@ -227,6 +227,7 @@ class Job(BaseModel):
     request: JobRequest
     source: JobSource
     queue_position: int | None = None
+    tenant: str | None = None
     attempt: int = 0
     progress: Progress
     output: OutputInfo | None = None

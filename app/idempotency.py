@@ -29,9 +29,9 @@ class Idempotency:
         self.jobs = jobs
         self.redis = jobs.redis
 
-    def submit(self, key: str, request: JobRequest) -> tuple[Job, bool]:
+    def submit(self, key: str, request: JobRequest, tenant: str | None = None) -> tuple[Job, bool]:
         """The job, and whether it is new; raises a Problem where the key is in use for something else."""
-        name = "vxl:idempotency:" + sha256(key.encode()).hexdigest()
+        name = "vxl:idempotency:" + sha256(f"{tenant}\n{key}".encode() if tenant else key.encode()).hexdigest()
         entry: dict[str, Any] = {"body": sha256(request.model_dump_json().encode()).hexdigest()}
         if not self.redis.set(name, json.dumps(entry), nx=True, ex=CLAIM_SECONDS):
             return self._again(name, entry["body"]), False
@@ -41,6 +41,7 @@ class Idempotency:
                 request,
                 job_id,
                 also=lambda pipe: pipe.set(name, json.dumps(entry | {"job_id": job_id}), ex=ANSWER_SECONDS),
+                tenant=tenant,
             )
         except Problem:
             with suppress(RedisError):

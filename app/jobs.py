@@ -65,7 +65,9 @@ class Jobs:
 
     # --- what clients do
 
-    def submit(self, request: JobRequest, job_id: str | None = None, also: Also = nothing) -> tuple[Job, bool]:
+    def submit(
+        self, request: JobRequest, job_id: str | None = None, also: Also = nothing, tenant: str | None = None
+    ) -> tuple[Job, bool]:
         """The queued job, and whether it is new: a chosen `job_id` with the same request gives the job there is.
 
         also: adds commands to the transaction that creates the job. Raises a Problem where the uploads or the queue do
@@ -76,7 +78,7 @@ class Jobs:
             return self._same(existing, request), False  # even where its upload is gone by now, or the queue full
         clip = checks.find_uploads(request, self.records, self.settings)
         self._check_room()
-        job = self._new(job_id, request, clip.media, clip.sha256, clip.warnings)
+        job = self._new(job_id, request, clip.media, clip.sha256, clip.warnings, tenant)
 
         def enqueue(pipe: Pipeline) -> None:
             self._enqueue(pipe, job)
@@ -127,7 +129,7 @@ class Jobs:
         request = job.request
         if job.overdue(now()):  # whoever retries then wants the result all the same
             request = request.model_copy(update={"cancel_after_seconds": None})
-        fresh = self._new(job_id, request, job.source, job.source.sha256, job.warnings)
+        fresh = self._new(job_id, request, job.source, job.source.sha256, job.warnings, job.tenant)
 
         self.store.delete(checkpoint_prefix(job_id))  # whatever made it fail may be in there
 
@@ -213,11 +215,18 @@ class Jobs:
     # --- one job
 
     def _new(
-        self, job_id: str, request: JobRequest, clip: MediaInfo | JobSource, sha256: str, warnings: list[str]
+        self,
+        job_id: str,
+        request: JobRequest,
+        clip: MediaInfo | JobSource,
+        sha256: str,
+        warnings: list[str],
+        tenant: str | None,
     ) -> Job:
         return Job(
             id=job_id,
             status=JobStatus.queued,
+            tenant=tenant,
             request=request,
             source=JobSource(
                 width=clip.width, height=clip.height, frames=clip.frames, frame_rate=clip.frame_rate, sha256=sha256

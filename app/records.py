@@ -9,6 +9,7 @@ vxl:job:{id}:cancel    exists once the client has asked to cancel
 vxl:jobs               sorted set of job ids by time of creation
 vxl:jobs:live          set of the ids of jobs that have not ended
 vxl:jobs:expiring      sorted set of the ids of jobs that have ended, by the time when their results go
+vxl:tenants            hash: the tenant of each job that has one
 vxl:worker:{name}      JSON of what a worker says of itself, gone soon after the worker
 """
 
@@ -23,6 +24,7 @@ from redis.client import Pipeline
 
 from app.contract import TERMINAL, TRANSITIONS, Job, JobStatus, Progress, Upload
 
+TENANTS = "vxl:tenants"
 EVENTS_KEPT = 1000
 UPLOAD_JOBS_KEPT_SECONDS = 60 * 86400
 
@@ -96,6 +98,8 @@ class Records:
             self._write(pipe, job)
             pipe.set(f"{key}:progress", job.progress.model_dump_json())
             pipe.zadd("vxl:jobs", {job.id: job.created_at.timestamp()})
+            if job.tenant:
+                pipe.hset(TENANTS, job.id, job.tenant)
             source = job.request.source
             for upload_id in (source.upload_id, *source.beside().values()):
                 pipe.sadd(f"vxl:upload:{upload_id}:jobs", job.id)
@@ -174,6 +178,7 @@ class Records:
             pipe.zrem("vxl:jobs", job_id)
             pipe.zrem("vxl:jobs:expiring", job_id)
             pipe.srem("vxl:jobs:live", job_id)
+            pipe.hdel(TENANTS, job_id)
             also(pipe)
 
         self._atomically(key, attempt)

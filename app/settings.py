@@ -51,6 +51,8 @@ class Settings(BaseSettings):
     max_pixels: int = Field(4096 * 2304, ge=1, description="of one frame")
     min_side: int = Field(16, ge=1)
     max_queue: int = Field(1000, ge=1)
+    tenant_header: str | None = Field(None, description="that names a request's tenant, set by what stands in front")
+    tenant_jobs: int | None = Field(None, ge=1, description="of one tenant that run at a time; None: any number")
     probe_seconds: float = Field(60, gt=0)
 
     # The worker

@@ -23,6 +23,7 @@ from app.contract import Job, JobStatus, checkpoint_prefix, result_key, upload_k
 from app.records import IllegalTransition, UnknownJob, now
 from app.settings import Settings
 from app.store import FoundFile, Store
+from worker import tenants
 from worker.ledger import Ledger
 
 log = structlog.get_logger(__name__)
@@ -116,6 +117,7 @@ class Housekeeper:
             if job.status is JobStatus.queued and job.overdue(now()):
                 self.ledger.expired(job.id)
         self._give_back((unfinished.keys() | places.between) - places.waiting - places.leased, lease)
+        tenants.forget_all_but(self.redis, places.between | places.leased)
         for queue in self.ledger.queues.values():
             worker_registration.clean_worker_registry(queue)
 

@@ -26,7 +26,7 @@ from rq.serializers import JSONSerializer
 from app.contract import CALL_KEPT_SECONDS, TASK, TERMINAL, Job, JobError, JobStatus
 from app.records import IllegalTransition, Records, UnknownJob, now
 from app.settings import QUEUES, Settings
-from worker import board
+from worker import board, tenants
 from worker.control import INTERNAL_ERROR
 from worker.metrics import Metrics
 from worker.ticket import LeaseLost, Ticket
@@ -95,11 +95,16 @@ class Ledger:
         LMOVE for one queue after the other: RQ's BLPOP over several loses a job whose worker dies just then.
         """
         for queue in self.queues.values():
-            while raw := cast(bytes | None, self.redis.lmove(queue.key, queue.intermediate_queue_key)):
+            while raw := self._next(queue):
                 queued = self._fetch(raw.decode(), allowed)
                 if queued and (job := self._admit(queued.id)):
                     return job, queued
         return None
+
+    def _next(self, queue: Queue) -> bytes | None:
+        if limit := self.settings.tenant_jobs:
+            return tenants.take(self.redis, queue.key, queue.intermediate_queue_key, limit)
+        return cast(bytes | None, self.redis.lmove(queue.key, queue.intermediate_queue_key))
 
     def _fetch(self, job_id: str, allowed: frozenset[str]) -> QueuedJob | None:
         """The call that was queued; one that is gone is made again, one that is not allowed is dropped."""
@@ -277,6 +282,7 @@ class Ledger:
             pipe.zrem(queue.failed_job_registry.key, job_id)
         pipe.delete(QueuedJob.key_for(job_id), f"rq:executions:{job_id}")
         board.close(job_id, pipe)
+        tenants.release(job_id, pipe)
 
     def _release(self, job_id: str, lease: Lease | None, forget: bool) -> None:
         with self.redis.pipeline() as pipe:

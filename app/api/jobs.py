@@ -39,10 +39,11 @@ async def create_job(
     prefer: Prefer = None,
 ) -> Response:
     """Queue a clip for restoration. Poll `Location`, or follow `urls.events`, until `terminal` is true."""
+    tenant = _tenant(request, wired)
     if idempotency_key is None:
-        job, created = await run_in_threadpool(wired.jobs.submit, job_request)
+        job, created = await run_in_threadpool(wired.jobs.submit, job_request, tenant=tenant)
     else:
-        job, created = await run_in_threadpool(wired.idempotency.submit, idempotency_key, job_request)
+        job, created = await run_in_threadpool(wired.idempotency.submit, idempotency_key, job_request, tenant)
     return await _submitted(request, wired, job, created, prefer)
 
 
@@ -51,7 +52,8 @@ async def put_job(
     job_id: JobId, job_request: JobRequest, request: Request, wired: Wired, prefer: Prefer = None
 ) -> Response:
     """The same, under an id of the client's choice: `job_` and 26 of 0-9a-z. Sent again, it gives the job there is."""
-    job, created = await run_in_threadpool(wired.jobs.submit, job_request, job_id)
+    tenant = _tenant(request, wired)
+    job, created = await run_in_threadpool(wired.jobs.submit, job_request, job_id, tenant=tenant)
     return await _submitted(request, wired, job, created, prefer, 202 if created else 200)
 
 
@@ -107,6 +109,12 @@ def matches(wanted: str, etag: str) -> bool:
     """If-None-Match: any of a list of tags, weak or strong, or `*`."""
     tags = [tag.strip().removeprefix("W/") for tag in wanted.split(",")]
     return etag in tags or "*" in tags
+
+
+def _tenant(request: Request, wired: Services) -> str | None:
+    """Whose job it is to be, where whatever stands in front of the API says so."""
+    header = wired.settings.tenant_header
+    return (request.headers.get(header) or None) if header else None
 
 
 async def _submitted(

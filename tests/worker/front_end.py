@@ -25,6 +25,7 @@ class Service:
         cancel_after: int | None = None,
         upload_id: str | None = None,
         frames: int = 8,
+        tenant: str | None = None,
         **metadata: Any,
     ) -> str:
         job_id = new_id("job")
@@ -40,6 +41,7 @@ class Service:
         job = Job(
             id=job_id,
             status=JobStatus.queued,
+            tenant=tenant,
             request=request,
             source=JobSource(width=96, height=64, frames=frames, frame_rate="25/1", sha256=""),
             progress=Progress(stage="queued", percent=0),

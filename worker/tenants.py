@@ -1,0 +1,50 @@
+"""How many jobs of one tenant run at a time.
+
+vxl:tenants        hash: the tenant of each job that has one, by the job's id
+vxl:tenant:{name}  set: ids of the jobs of a tenant that a worker has
+"""
+
+from typing import cast
+
+from redis import Redis
+from redis.client import Pipeline
+
+from app.records import TENANTS
+
+RUNNING = "vxl:tenant:"
+
+# KEYS: a queue, its intermediate list, TENANTS. ARGV: RUNNING, jobs of a tenant. The first job in front that may run.
+TAKE = """
+for _, id in ipairs(redis.call('LRANGE', KEYS[1], 0, -1)) do
+    local tenant = redis.call('HGET', KEYS[3], id)
+    if not tenant or redis.call('SCARD', ARGV[1] .. tenant) < tonumber(ARGV[2]) then
+        redis.call('LREM', KEYS[1], 1, id)
+        redis.call('RPUSH', KEYS[2], id)
+        if tenant then redis.call('SADD', ARGV[1] .. tenant, id) end
+        return id
+    end
+end
+return false
+"""
+# KEYS: TENANTS. ARGV: RUNNING, a job.
+RELEASE = """
+local tenant = redis.call('HGET', KEYS[1], ARGV[2])
+if tenant then redis.call('SREM', ARGV[1] .. tenant, ARGV[2]) end
+"""
+
+
+def take(redis: Redis, queue: str, intermediate: str, limit: int) -> bytes | None:
+    """Move the first job whose tenant has fewer than `limit` that run from a queue to its intermediate list."""
+    return cast(bytes | None, redis.eval(TAKE, 3, queue, intermediate, TENANTS, RUNNING, str(limit)))
+
+
+def release(job_id: str, pipe: Pipeline) -> None:
+    """Part of whatever takes a job from its worker."""
+    pipe.eval(RELEASE, 1, TENANTS, RUNNING, job_id)
+
+
+def forget_all_but(redis: Redis, taken: frozenset[str]) -> None:
+    """Those that no worker has, should any have been left there."""
+    for key in redis.scan_iter(f"{RUNNING}*"):
+        if gone := cast(set[bytes], redis.smembers(key)) - {job_id.encode() for job_id in taken}:
+            redis.srem(key, *gone)
