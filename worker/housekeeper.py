@@ -14,6 +14,7 @@ from typing import cast
 import structlog
 from obstore.exceptions import BaseError
 from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from rq import worker_registration
 from rq.executions import Execution
@@ -74,9 +75,12 @@ class Housekeeper:
     def _keep(self) -> None:
         pause = 0.0
         while not self._stopped.wait(pause):
-            pause = self.settings.heartbeat_seconds
+            pause, asked = self.settings.heartbeat_seconds, time.monotonic()
             try:
-                if self.leads():
+                leads = self.leads()
+                if time.monotonic() - asked > self.settings.heartbeat_seconds:
+                    raise RedisConnectionError("it took too long to answer")
+                if leads:
                     self.expire_leases()
                     self.sweep()
                     self.tidy()

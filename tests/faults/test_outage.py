@@ -1,6 +1,7 @@
 """Redis away, slow, restarted; the store full: jobs in flight go on, and every job ends once."""
 
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -83,6 +84,41 @@ def test_a_restart_of_redis_loses_nothing(tmp_path: Path, undisturbed: str) -> N
                     assert_done(fleet, job_id, undisturbed, {1})
                 worker.terminate()
                 assert worker.wait(20) == 0
+
+
+def test_a_redis_that_hangs_stops_nothing(tmp_path: Path, undisturbed: str) -> None:
+    """It neither answers nor refuses for ten seconds: each try takes as long as clients wait."""
+    Store(str(tmp_path / "files")).put_file(upload_key(UPLOAD), clip(tmp_path))
+    with (
+        embedded_redis.start(tmp_path) as server,
+        Redis.from_url(server.url) as client,
+        Proxy(server.url) as proxy,
+        ending(Fleet(Service(client), proxy, tmp_path)) as fleet,
+    ):
+        worker = fleet.start()
+        fleet.ready()
+        fleet.horse_of(worker)
+        job_id = reach(fleet, "sampling")
+        assert server.process is not None
+        server.process.send_signal(signal.SIGSTOP)
+        time.sleep(10)
+        server.process.send_signal(signal.SIGCONT)
+        assert_done(fleet, job_id, undisturbed, {1})
+        worker.terminate()
+        assert worker.wait(20) == 0
+
+
+def test_a_store_that_is_away_is_waited_for(fleet: Fleet, undisturbed: str) -> None:
+    fleet.start()
+    fleet.ready()
+    job_id = reach(fleet, "finishing")
+    files = (fleet.data / "files").rename(fleet.data / "elsewhere")
+    (fleet.data / "files").write_text("no directory")
+    fleet.proxy.release()
+    wait_until(lambda: b"the store is away" in fleet.log_of(fleet.started[0]))
+    (fleet.data / "files").unlink()
+    files.rename(fleet.data / "files")
+    assert_done(fleet, job_id, undisturbed, {1})
 
 
 @pytest.fixture
