@@ -10,7 +10,6 @@ these places, tells of a lost worker.
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, cast
 
@@ -19,7 +18,6 @@ from redis import Redis
 from redis.client import Pipeline
 from rq import Queue
 from rq.exceptions import DeserializationError, NoSuchJobError
-from rq.executions import Execution
 from rq.job import Job as QueuedJob
 from rq.serializers import JSONSerializer
 
@@ -28,8 +26,9 @@ from app.records import IllegalTransition, Records, UnknownJob, now
 from app.settings import QUEUES, Settings
 from worker import board, tenants
 from worker.control import INTERNAL_ERROR
+from worker.lease import Lease, Places
 from worker.metrics import Metrics
-from worker.ticket import LeaseLost, Ticket
+from worker.ticket import LeaseLost
 
 log = structlog.get_logger(__name__)
 
@@ -41,34 +40,6 @@ LOSSES: dict[Loss, str] = {
 }
 
 LIVE = frozenset({JobStatus.starting, JobStatus.processing, JobStatus.finalizing})
-
-
-@dataclass(frozen=True)
-class Lease:
-    """A worker's claim on a job, good for as long as it is renewed and nobody has taken it back."""
-
-    job: QueuedJob
-    execution: Execution
-
-    @property
-    def ticket(self) -> Ticket:
-        """For the horse, which writes the record, too."""
-        return Ticket(self.job.started_job_registry.key, self.execution.composite_key)
-
-    def held(self) -> bool:
-        return self.ticket.held(self.job.connection)
-
-    def release(self, pipe: Pipeline) -> None:
-        self.execution.delete(job=self.job, pipeline=pipe)
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where RQ has jobs: waiting, leased to a worker, or in between."""
-
-    waiting: frozenset[str]
-    between: frozenset[str]
-    leased: frozenset[str]
 
 
 Verdict = tuple[JobStatus, dict[str, Any]]  # the state a job goes to, and what else of its record changes

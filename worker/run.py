@@ -10,7 +10,8 @@ from app.settings import Settings
 from worker.board import Claim
 from worker.control import INTERNAL_ERROR
 from worker.horse import Ended, Order
-from worker.ledger import Lease, Ledger
+from worker.lease import Lease
+from worker.ledger import Ledger
 from worker.ticket import LeaseLost
 
 STALL_TIMES = 10  # what the slowest piece of work so far took

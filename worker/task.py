@@ -3,9 +3,7 @@
 `load` runs once in the life of the process that holds the model; the `Restorer` it gives back then takes job after job.
 """
 
-import hashlib
 import json
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -15,10 +13,7 @@ from typing import Any, NamedTuple
 
 import structlog
 import torch
-from obstore.exceptions import BaseError
 from redis import Redis
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from app.contract import (
     RESULT_FILES,
@@ -33,16 +28,17 @@ from app.contract import (
     upload_key,
 )
 from app.degradations import task_of
-from app.records import IllegalTransition, Records, now
+from app.records import Records, now
 from app.restoration import Restoration
 from app.settings import Settings
 from app.store import Store, disk_full
 from worker.card import card_of
-from worker.checkpoints import StoredCheckpoints
+from worker.checkpoints import StoredCheckpoints, digest_of
 from worker.compiled import compile_for
-from worker.control import Control, DeviceLost, NotFinite, StoreAway, TaskFailed
+from worker.control import Control, DeviceLost, NotFinite, TaskFailed
 from worker.loaded import learned_of, prior_of
 from worker.outcome import Outcome
+from worker.patience import Patience
 from worker.pipeline import Pipeline
 from worker.progress import Meter
 from worker.scenes import Scan, scan
@@ -52,7 +48,6 @@ from worker.solver.prior import DiffusersPrior
 from worker.ticket import LeaseLost
 
 log = structlog.get_logger(__name__)
-REDIS_PATIENCE_SECONDS = STORE_PATIENCE_SECONDS = 300
 CHECKPOINT_PATIENCE_SECONDS = 10  # without it a job goes on all the same
 LIBRARIES = ("torch", "diffusers", "av")
 
@@ -113,6 +108,7 @@ class Restorer:
     ) -> None:
         self.settings, self.control, self.prior = settings, control, prior
         self.records, self.store, self.learned = records, store, learned_of(settings, prior)
+        self.patience = Patience(records, control)
         self.checkpoint_store = Store(settings.files, retry_seconds=CHECKPOINT_PATIENCE_SECONDS)
         self.model, self.card = settings.model, card_of(prior)
         self.device = torch.cuda.get_device_name() if prior.device.type == "cuda" else "cpu"
@@ -126,7 +122,7 @@ class Restorer:
         if job.started_at is None:
             waited = (started - job.queued_at).total_seconds()
             changes |= {"started_at": started, "metrics": JobMetrics(queue_seconds=round(waited, 3))}
-        job = self._move(job, JobStatus.starting, **changes)
+        job = self.patience.move(job, JobStatus.starting, **changes)
         self._guarded(job_id, lambda scratch: self._restore(job, scratch))
 
     def help(self, job_id: str, run: int) -> None:
@@ -163,7 +159,7 @@ class Restorer:
         task = task_of(job.request.degradations())
         meter = Meter(job.id, task, self.control, self.records)
         seen = self._seen(job, scratch, meter)
-        job = self._move(job, JobStatus.processing)
+        job = self.patience.move(job, JobStatus.processing)
         if self.prior.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         pipeline = self._pipeline(job, seen, meter)
@@ -172,7 +168,7 @@ class Restorer:
             outcome = pipeline.run(scratch, checkpoints, meter.board if long else None)
         self._observe(task, outcome, meter.solver_seconds)
 
-        job = self._move(job, JobStatus.finalizing)
+        job = self.patience.move(job, JobStatus.finalizing)
         meter.enter("encoding", outcome.frames)
         self._finish(job, outcome, meter)
 
@@ -233,7 +229,7 @@ class Restorer:
     def _finish(self, job: Job, outcome: Outcome, meter: Meter) -> None:
         """Write the manifest, put all files into the store, and only then say that the job succeeded."""
         files = dict(outcome.files)
-        size, digest = files["output"].stat().st_size, _sha256(files["output"])
+        size, digest = files["output"].stat().st_size, digest_of(files["output"])
         output = OutputInfo(
             width=outcome.width, height=outcome.height, frames=outcome.frames, bytes=size, sha256=digest
         )
@@ -257,24 +253,9 @@ class Restorer:
         files["manifest"] = files["output"].with_name(RESULT_FILES["manifest"])
         files["manifest"].write_text(json.dumps(manifest, indent=2, allow_nan=False) + "\n")
         for name, path in files.items():
-            self._put(result_key(job.id, name), path)
+            self.patience.put(self.store, result_key(job.id, name), path)
         meter.done()
-        self._move(job, JobStatus.succeeded, **changes)
-
-    def _put(self, key: str, path: Path) -> None:
-        """Into the store, tried again for as long as that is away, up to five minutes; then raises StoreAway."""
-        deadline = time.monotonic() + STORE_PATIENCE_SECONDS
-        while True:
-            try:
-                return self.store.put_file(key, path)
-            except BaseError as error:
-                if disk_full(error):
-                    raise
-                if time.monotonic() > deadline:
-                    raise StoreAway(str(error)) from error
-                log.warning("the store is away; the file is tried again", key=key, error=str(error))
-                self.control.pulse()
-                time.sleep(1)
+        self.patience.move(job, JobStatus.succeeded, **changes)
 
     def _manifest(self, job: Job, outcome: Outcome, meter: Meter) -> Manifest:
         """All it takes to know how the result came about, and to make it again."""
@@ -294,32 +275,7 @@ class Restorer:
             "device": self.device,
         }
 
-    def _move(self, job: Job, to: JobStatus, **changes: Any) -> Job:
-        """A change of state that must not be lost: tried again for as long as Redis is away, up to five minutes."""
-        deadline = time.monotonic() + REDIS_PATIENCE_SECONDS
-        tried = False
-        while True:
-            try:
-                return self.records.move(job.id, to, lambda pipe: self.control.check(self.records.redis), **changes)
-            except IllegalTransition as error:
-                # The first try may have got through though its answer did not.
-                if tried and error.job.status is to and error.job.attempt == changes.get("attempt", job.attempt):
-                    return error.job
-                raise
-            except (RedisConnectionError, RedisTimeoutError) as error:
-                if time.monotonic() > deadline:
-                    raise
-                log.warning("redis is away; the change is tried again", error=str(error))
-                tried = True
-                self.control.pulse()
-                time.sleep(1)
-
 
 def _estimated(outcome: Outcome) -> Estimated | None:
     found = outcome.estimated
     return Estimated(degradation=found.degradation, confidence=found.confidence) if found else None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -30,7 +30,8 @@ from app.settings import QUEUES, Settings
 from worker import board
 from worker.horse import Defunct, Ended, Observed
 from worker.housekeeper import Housekeeper
-from worker.ledger import Lease, Ledger
+from worker.lease import Lease
+from worker.ledger import Ledger
 from worker.metrics import Metrics
 from worker.run import Help, Run
 from worker.stable import Horse, HorseGone, Stable

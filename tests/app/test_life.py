@@ -30,7 +30,8 @@ from app.settings import QUEUES, Settings
 from tests.app.conftest import Server
 from worker.control import Control
 from worker.horse import Ended
-from worker.ledger import LIVE, Lease
+from worker.lease import Lease
+from worker.ledger import LIVE
 from worker.metrics import Metrics
 from worker.run import Run
 from worker.ticket import LeaseLost

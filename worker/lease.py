@@ -1,0 +1,37 @@
+"""A worker's claim on a job, and where RQ has jobs."""
+
+from dataclasses import dataclass
+
+from redis.client import Pipeline
+from rq.executions import Execution
+from rq.job import Job as QueuedJob
+
+from worker.ticket import Ticket
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A worker's claim on a job, good for as long as it is renewed and nobody has taken it back."""
+
+    job: QueuedJob
+    execution: Execution
+
+    @property
+    def ticket(self) -> Ticket:
+        """For the horse, which writes the record, too."""
+        return Ticket(self.job.started_job_registry.key, self.execution.composite_key)
+
+    def held(self) -> bool:
+        return self.ticket.held(self.job.connection)
+
+    def release(self, pipe: Pipeline) -> None:
+        self.execution.delete(job=self.job, pipeline=pipe)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where RQ has jobs: waiting, leased to a worker, or in between."""
+
+    waiting: frozenset[str]
+    between: frozenset[str]
+    leased: frozenset[str]

@@ -1,0 +1,63 @@
+"""What must not be lost is tried again for as long as Redis, or the store, is away."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import structlog
+from obstore.exceptions import BaseError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from app.contract import Job, JobStatus
+from app.records import IllegalTransition, Records
+from app.store import Store, disk_full
+from worker.control import Control, StoreAway
+
+log = structlog.get_logger(__name__)
+
+REDIS_SECONDS = STORE_SECONDS = 300
+
+
+class Patience:
+    """For a task: tells its worker that it lives meanwhile."""
+
+    def __init__(self, records: Records, control: Control) -> None:
+        self._records, self._control = records, control
+
+    def move(self, job: Job, to: JobStatus, **changes: Any) -> Job:
+        """A change of state, as `Records.move`; for up to five minutes."""
+        deadline = time.monotonic() + REDIS_SECONDS
+        tried = False
+        while True:
+            try:
+                return self._records.move(job.id, to, lambda pipe: self._control.check(self._records.redis), **changes)
+            except IllegalTransition as error:
+                # The first try may have got through though its answer did not.
+                if tried and error.job.status is to and error.job.attempt == changes.get("attempt", job.attempt):
+                    return error.job
+                raise
+            except (RedisConnectionError, RedisTimeoutError) as error:
+                if time.monotonic() > deadline:
+                    raise
+                log.warning("redis is away; the change is tried again", error=str(error))
+                tried = True
+                self._wait()
+
+    def put(self, store: Store, key: str, path: Path) -> None:
+        """A file into the store, for up to five minutes; then raises StoreAway."""
+        deadline = time.monotonic() + STORE_SECONDS
+        while True:
+            try:
+                return store.put_file(key, path)
+            except BaseError as error:
+                if disk_full(error):
+                    raise
+                if time.monotonic() > deadline:
+                    raise StoreAway(str(error)) from error
+                log.warning("the store is away; the file is tried again", key=key, error=str(error))
+                self._wait()
+
+    def _wait(self) -> None:
+        self._control.pulse()
+        time.sleep(1)
