@@ -12,7 +12,7 @@ from tests.processes import alive, wait_until
 
 
 def test_a_horse_that_hangs_is_killed_and_its_job_goes_on(fleet: Fleet, undisturbed: str) -> None:
-    worker = fleet.start(VXL_STALL_SECONDS="4")
+    worker = fleet.start(VXL_STALL_SECONDS="8")
     fleet.ready()
     horse = fleet.horse_of(worker)
     job_id = reach(fleet, "sampling")
