@@ -122,8 +122,9 @@ def joined(path: Path, clips: Sequence[tuple[Path, list[int]]], look: ClipInfo, 
             track = Sound(source, output)
             start = times[0] * look.time_base
             muxer = Muxer(output, track, start if track.start is None else min(start, track.start))
-            muxer.mux(_packets(clips, times, stream, look.time_base, round(muxer.start / look.time_base)))
-            muxer.finish(times[-1] - times[0] + max(1, round(look.frame_ticks)))
+            end = times[-1] + max(1, round(look.frame_ticks))
+            muxer.mux(_packets(clips, [*times, end], stream, look.time_base, round(muxer.start / look.time_base)))
+            muxer.finish(end - times[0])
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
@@ -135,7 +136,8 @@ def _packets(
 ) -> Iterator["Packet[VideoStream]"]:
     """All of them in the order of decoding, their clocks set anew: the k-th picture that is shown takes the k-th time.
 
-    Each is decoded when the picture `delay` places before it is shown, as x264 has it.
+    Each is decoded when the picture `delay` places before it is shown, as x264 has it, and lasts until the next is
+    shown. times: of all pictures, and when the last one ends.
     """
     delay = max(place - rank for path, _ in clips for place, (rank, _) in enumerate(_ranked(path)))
     ahead = times[delay] - times[0]
@@ -144,6 +146,7 @@ def _packets(
         for place, (rank, packet) in enumerate(_ranked(path), done):
             packet.stream, packet.time_base = stream, time_base
             packet.pts = times[done + rank] - shift
+            packet.duration = times[done + rank + 1] - times[done + rank]
             packet.dts = (times[place] - ahead if place < delay else times[place - delay]) - shift
             yield packet
         done += len(own)

@@ -165,8 +165,11 @@ class Ledger:
         self._settle(job_id, verdict, None)
 
     def waiting(self) -> bool:
-        """Whether a job waits in any queue."""
-        return any(self.redis.exists(queue.key) for queue in self.queues.values())
+        """Whether a job waits that may run."""
+        limit, queues = self.settings.tenant_jobs, self.queues.values()
+        if limit is None:
+            return any(self.redis.exists(queue.key) for queue in queues)
+        return any(tenants.any_ready(self.redis, queue.key, queue.intermediate_queue_key, limit) for queue in queues)
 
     def places(self) -> Places:
         with self.redis.pipeline() as pipe:

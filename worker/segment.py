@@ -79,7 +79,7 @@ class SegmentWriter:
         self._taken = self._encoded = 0
         self._strips: dict[str, list[Strip]] = {"head": [], "tail": []}
         self._edges: dict[str, Strip] = {}
-        self._stack, self._files = ExitStack(), dict[str, Path]()
+        self._stack = ExitStack()
         self._results: ResultWriter | None = None
         self._size = torch.Size()
 

@@ -13,14 +13,17 @@ from app.records import TENANTS
 
 RUNNING = "vxl:tenant:"
 
-# KEYS: a queue, its intermediate list, TENANTS. ARGV: RUNNING, jobs of a tenant. The first job in front that may run.
-TAKE = """
+# KEYS: a queue, its intermediate list, TENANTS. ARGV: RUNNING, jobs of a tenant, `take` or `look`.
+# The first job that may run, in the order of the queue.
+NEXT = """
 for _, id in ipairs(redis.call('LRANGE', KEYS[1], 0, -1)) do
     local tenant = redis.call('HGET', KEYS[3], id)
     if not tenant or redis.call('SCARD', ARGV[1] .. tenant) < tonumber(ARGV[2]) then
-        redis.call('LREM', KEYS[1], 1, id)
-        redis.call('RPUSH', KEYS[2], id)
-        if tenant then redis.call('SADD', ARGV[1] .. tenant, id) end
+        if ARGV[3] == 'take' then
+            redis.call('LREM', KEYS[1], 1, id)
+            redis.call('RPUSH', KEYS[2], id)
+            if tenant then redis.call('SADD', ARGV[1] .. tenant, id) end
+        end
         return id
     end
 end
@@ -35,7 +38,16 @@ if tenant then redis.call('SREM', ARGV[1] .. tenant, ARGV[2]) end
 
 def take(redis: Redis, queue: str, intermediate: str, limit: int) -> bytes | None:
     """Move the first job whose tenant has fewer than `limit` that run from a queue to its intermediate list."""
-    return cast(bytes | None, redis.eval(TAKE, 3, queue, intermediate, TENANTS, RUNNING, str(limit)))
+    return _next(redis, queue, intermediate, limit, "take")
+
+
+def any_ready(redis: Redis, queue: str, intermediate: str, limit: int) -> bool:
+    """Whether there is one."""
+    return _next(redis, queue, intermediate, limit, "look") is not None
+
+
+def _next(redis: Redis, queue: str, intermediate: str, limit: int, what: str) -> bytes | None:
+    return cast(bytes | None, redis.eval(NEXT, 3, queue, intermediate, TENANTS, RUNNING, str(limit), what))
 
 
 def release(job_id: str, pipe: Pipeline) -> None:

@@ -35,6 +35,17 @@ def test_a_tenant_waits_while_enough_of_its_jobs_run(service: Service, ledger: L
     assert [take(ledger), take(ledger)] == [greedy[2], None]
 
 
+def test_who_helps_makes_way_for_no_job_that_may_not_run(service: Service, ledger: Ledger) -> None:
+    """Else it would stop for it, find nothing to take, and begin again."""
+    jobs = [service.submit(tenant="a") for _ in range(3)]
+    assert [take(ledger), take(ledger)] == jobs[:2]
+    assert not ledger.waiting()
+    other = service.submit(tenant="b")
+    assert ledger.waiting()
+    assert take(ledger) == other
+    assert not ledger.waiting()
+
+
 def test_a_job_that_goes_back_to_its_queue_makes_room(service: Service, ledger: Ledger) -> None:
     jobs = [service.submit(tenant="a") for _ in range(3)]
     assert [take(ledger), take(ledger), take(ledger)] == [*jobs[:2], None]
