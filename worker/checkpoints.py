@@ -32,7 +32,7 @@ FORMAT = 1  # of what is told and of the files; another one is ignored
 UNREADABLE = (BaseError, OSError, ValueError, KeyError, TypeError, AttributeError)
 
 
-class Found(NamedTuple):
+class Kept(NamedTuple):
     """Files by name, and what was told of them."""
 
     files: dict[str, Path]
@@ -42,7 +42,7 @@ class Found(NamedTuple):
 class Checkpoints(Protocol):
     """Where a pipeline keeps what it has done."""
 
-    def get(self, name: str) -> Found | None:
+    def get(self, name: str) -> Kept | None:
         """What was kept under that name last, if anything."""
 
     def put(self, name: str, files: dict[str, Path], told: dict[str, Any]) -> None:
@@ -113,7 +113,7 @@ class StoredCheckpoints:
     def __exit__(self, *error: object) -> None:
         self._thread.shutdown()
 
-    def get(self, name: str) -> Found | None:
+    def get(self, name: str) -> Kept | None:
         try:
             return self._get(name)
         except FileNotFoundError:
@@ -138,7 +138,7 @@ class StoredCheckpoints:
         with self._lock:
             self._writing = self._thread.submit(self._drop, name)
 
-    def _get(self, name: str) -> Found:
+    def _get(self, name: str) -> Kept:
         found = json.loads(b"".join(self._store.read(self._list_of(name))))
         if found["identity"] != self._identity:
             raise ValueError("it is of another version, or of another request")
@@ -152,7 +152,7 @@ class StoredCheckpoints:
             if not whole:
                 raise ValueError(f"its file {kind} is damaged or gone")
         self._keys[name] = {self._key(name, digest) for digest in found["files"].values()}
-        return Found(files, found["told"])
+        return Kept(files, found["told"])
 
     def _put(self, name: str, files: dict[str, Path], told: dict[str, Any]) -> None:
         try:

@@ -1,4 +1,4 @@
-"""Tensors into files: H.264 in mp4, with the timestamps, shape of pixels and sound of the source.
+"""Tensors into files: H.264 in mp4, with the timestamps and shape of pixels of the source.
 
 Odd sizes: 4:2:0 shares chroma between pairs of pixels, and H.264 then crops in pairs too, so neither x264 nor a crop
 written into the stream can make a 4:2:0 file of odd size. Frames of odd width or height are therefore written as
@@ -17,10 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from app.contract import RESULT_FILES
-from app.restoration import OutputSettings
 from worker.colour import from_rgb
 from worker.lane import Lane
-from worker.mux import Muxer, Sound, Speed, h264_stream, opened
+from worker.mux import Muxer, Speed, h264_stream
 from worker.video import ClipInfo
 
 _PREVIEW_WIDTH: Final = 640
@@ -37,12 +36,9 @@ class ClipWriter:
             clip.add(frame, timestamp)  # for each
 
     like: whose time base, rate, pixel shape, primaries and transfer the file takes. crf: x264's constant rate factor.
-    audio_from: a file with the same clock, whose sound is copied bit for bit and stays in step. full_chroma: 4:4:4 at
-    any size, for pictures such as masked ones in which neighbouring pixels have nothing to do with one another. speed:
-    x264's preset. The same frames make the same bytes. `path` appears when the file is whole, and only then. Encoding
-    goes on in a thread of its own.
-
-    left_out: what had to be left out, in words; known once the first frame was added.
+    full_chroma: 4:4:4 at any size, for pictures such as masked ones in which neighbouring pixels have nothing to do
+    with one another. speed: x264's preset. The same frames make the same bytes. `path` appears when the file is whole,
+    and only then. Encoding goes on in a thread of its own.
     """
 
     def __init__(
@@ -51,13 +47,11 @@ class ClipWriter:
         like: ClipInfo,
         *,
         crf: int,
-        audio_from: Path | None = None,
         full_chroma: bool = False,
         speed: Speed = "medium",
     ) -> None:
-        self.left_out: list[str] = []
         self._path, self._part = path, path.with_name(f".{path.name}.part")
-        self._like, self._audio_from, self._full_chroma = like, audio_from, full_chroma
+        self._like, self._full_chroma = like, full_chroma
         self._crf, self._speed = crf, speed
         self._files = ExitStack()
         self._muxer: Muxer | None = None
@@ -74,7 +68,7 @@ class ClipWriter:
         if self._muxer is None:
             self._open(image, timestamp)
         frame = from_rgb(image, self._pixel_format, self._like.primaries, self._like.transfer)
-        frame.pts, frame.time_base = timestamp - self._shift, self._like.time_base
+        frame.pts, frame.time_base = timestamp - self._first, self._like.time_base
         self._lane.put(self._encode, frame)
         self._last = timestamp
 
@@ -85,15 +79,10 @@ class ClipWriter:
     def _open(self, image: Tensor, timestamp: int) -> None:
         height, width = image.shape[1:]
         self._pixel_format = "yuv444p" if self._full_chroma or height % 2 or width % 2 else "yuv420p"
-        source = self._files.enter_context(opened(self._audio_from)) if self._audio_from else None
         output = av.open(str(self._part), "w", format="mp4", options={"movflags": "+faststart"})
         self._files.enter_context(output)
         self._stream = h264_stream(output, width, height, self._pixel_format, self._crf, self._speed, self._like)
-        sound = Sound(source, output)
-        self.left_out = sound.left_out
-        start = timestamp * self._like.time_base
-        self._muxer = Muxer(output, sound, start if sound.start is None else min(start, sound.start))
-        self._shift = round(self._muxer.start / self._like.time_base)
+        self._muxer = Muxer(output)
         self._first = timestamp
 
     def __exit__(
@@ -121,41 +110,33 @@ def write_clip(
     *,
     pts: Sequence[int],
     crf: int,
-    audio_from: Path | None = None,
     full_chroma: bool = False,
-) -> list[str]:
-    """A whole clip at once, as ClipWriter does it; -> what had to be left out.
+) -> None:
+    """A whole clip at once, as ClipWriter does it.
 
     Raises ValueError if frames and pts are not equally many.
     """
-    with ClipWriter(path, like, crf=crf, audio_from=audio_from, full_chroma=full_chroma) as clip:
+    with ClipWriter(path, like, crf=crf, full_chroma=full_chroma) as clip:
         for image, timestamp in zip(frames, pts, strict=True):
             clip.add(image, timestamp)
-    return clip.left_out
 
 
 class ResultWriter:
-    """Output, preview and comparison of a restored clip, frame by frame.
+    """Output, preview and comparison of a restored clip, frame by frame, without sound.
 
     The preview is for browsers: at most 640 columns, 4:2:0 at any size. So is the comparison: what the solver started
-    from and the result side by side with a white line between, without sound.
+    from and the result side by side with a white line between.
 
-    look: the source, with the time base and rate of what is written. files: by the names of RESULT_FILES, whole once
-    the context ends well. Frames are turned into YUV in a thread of its own.
+    look: the source, with the time base and rate of what is written. crf: of the output. files: by the names of
+    RESULT_FILES, whole once the context ends well. Frames are turned into YUV in a thread of its own.
     """
 
-    def __init__(self, directory: Path, look: ClipInfo, output: OutputSettings) -> None:
-        sound = look.path if output.audio == "copy" else None
+    def __init__(self, directory: Path, look: ClipInfo, crf: int) -> None:
         self.files = {name: directory / RESULT_FILES[name] for name in ("output", "preview", "comparison")}
-        self._output = ClipWriter(self.files["output"], look, crf=output.crf, audio_from=sound)
-        self._preview = ClipWriter(self.files["preview"], look, crf=_PREVIEW_CRF, audio_from=sound, speed=_BROWSERS)
+        self._output = ClipWriter(self.files["output"], look, crf=crf)
+        self._preview = ClipWriter(self.files["preview"], look, crf=_PREVIEW_CRF, speed=_BROWSERS)
         self._comparison = ClipWriter(self.files["comparison"], look, crf=_COMPARISON_CRF, speed=_BROWSERS)
         self._stack, self._lane = ExitStack(), Lane()
-
-    @property
-    def left_out(self) -> list[str]:
-        """What the output lacks, in words for the client; known at the end."""
-        return self._output.left_out
 
     def __enter__(self) -> Self:
         for part in (self._output, self._preview, self._comparison, self._lane):

@@ -12,7 +12,6 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from app.contract import RESULT_FILES
-from app.restoration import OutputSettings
 from worker.comparison import Comparison
 from worker.frame_report import FrameReport
 from worker.lane import Lane
@@ -35,15 +34,16 @@ class Piece:
 
 
 class Joiner:
-    """Joins the segments of a plan. learned: None where the truth is not known. each: called after each shared frame.
+    """Joins the segments of a plan.
 
+    crf: of the output. learned: None where the truth is not known. each: called after each shared frame.
     report, compared: of the whole. frames: how many are shown.
     """
 
-    def __init__(self, plan: Plan, output: OutputSettings, learned: Learned | None, each: Callable[[], None]) -> None:
+    def __init__(self, plan: Plan, crf: int, learned: Learned | None, each: Callable[[], None]) -> None:
         self.report, self.compared = FrameReport(), Comparison(learned) if learned else None
         self.frames = 0
-        self._plan, self._output, self._learned, self._each = plan, output, learned, each
+        self._plan, self._crf, self._learned, self._each = plan, crf, learned, each
 
     def join(
         self, directory: Path, segments: Sequence[Segment], sound: Path | None
@@ -85,7 +85,7 @@ class Joiner:
         faded = {name: crossfade(tail[name].float(), x.float()) for name, x in head.items() if name != "truth"}
         faded |= {name: x for name, x in head.items() if name == "truth"}
         count = len(head["restored"])
-        writer = SegmentWriter(directory, self._plan.look, self._output, count, learned=self._learned)
+        writer = SegmentWriter(directory, self._plan.look, self._crf, count, learned=self._learned)
         with writer:
             writer.add(faded, self._plan.times(scene, range(end - count, end)), self._each)
         return writer.segment({})
@@ -121,9 +121,11 @@ def joined(path: Path, clips: Sequence[tuple[Path, list[int]]], look: ClipInfo, 
             stream.time_base = look.time_base
             track = Sound(source, output)
             start = times[0] * look.time_base
-            muxer = Muxer(output, track, start if track.start is None else min(start, track.start))
+            if track.start is not None:
+                start = min(start, track.start)
+            muxer = Muxer(output, track, start)
             end = times[-1] + max(1, round(look.frame_ticks))
-            muxer.mux(_packets(clips, [*times, end], stream, look.time_base, round(muxer.start / look.time_base)))
+            muxer.mux(_packets(clips, [*times, end], stream, look.time_base, round(start / look.time_base)))
             muxer.finish(end - times[0])
         part.replace(path)
     finally:

@@ -136,11 +136,10 @@ class Sound:
 
 
 class Muxer:
-    """Lays pictures down with the sound that goes with them. start: when the file begins, by the source's clock."""
+    """Lays pictures down, with sound if some goes with them. start: when the file begins, by the sound's clock."""
 
-    def __init__(self, output: OutputContainer, sound: Sound, start: Fraction) -> None:
-        self.start = start
-        self._output, self._sound = output, sound
+    def __init__(self, output: OutputContainer, sound: Sound | None = None, start: Fraction = Fraction(0)) -> None:
+        self._output, self._sound, self._start = output, sound, start
         self._first_dts: int | None = None
         self._held: Packet[VideoStream] | None = None
 
@@ -152,7 +151,8 @@ class Muxer:
                 self._output.mux(self._held)
             else:
                 self._first_dts = packet.dts
-            self._sound.copy_until(packet.dts * packet.time_base, self.start)
+            if self._sound:
+                self._sound.copy_until(packet.dts * packet.time_base, self._start)
             self._held = packet
 
     def finish(self, ticks: int) -> None:
@@ -160,4 +160,5 @@ class Muxer:
         if self._held is not None and self._held.dts is not None and self._first_dts is not None:
             self._held.duration = ticks - (self._held.dts - self._first_dts)
             self._output.mux(self._held)
-        self._sound.copy_until(None, self.start)
+        if self._sound:
+            self._sound.copy_until(None, self._start)

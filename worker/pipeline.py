@@ -171,7 +171,7 @@ class Pipeline:
         into, frames = directory / _segment(n), len(run.frames)
         told: dict[str, Any] = {}
         with ExitStack() as files:
-            segment = SegmentWriter(into, look, self.wanted.output, frames, run.head, run.tail, self._learned)
+            segment = SegmentWriter(into, look, self.wanted.output.crf, frames, run.head, run.tail, self._learned)
             files.enter_context(segment)
             shown = run.frames.start
             for some in self._solver.solved(run, segment.report, directory, keeper, told):
@@ -207,7 +207,7 @@ class Pipeline:
     def _joined(self, directory: Path, segments: list[Segment]) -> Outcome:
         """What comes of all segments together."""
         sound = self._path if self.wanted.output.audio == "copy" else None
-        joiner = Joiner(self.plan, self.wanted.output, self._learned, self.follower.check)
+        joiner = Joiner(self.plan, self.wanted.output.crf, self._learned, self.follower.check)
         files, left_out = joiner.join(directory, segments, sound)
         height, width = segments[0].told["size"]
         outcome = Outcome(files, left_out, width, height, joiner.frames, estimated=self.estimated)

@@ -8,14 +8,14 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from app.restoration import OutputSettings
+from worker.checkpoints import Kept
 from worker.comparison import Comparison
 from worker.encode import ResultWriter
 from worker.frame_report import FrameReport
@@ -35,14 +35,11 @@ def kept(frames: Tensor) -> Tensor:
     return frames.to("cpu", torch.float16, copy=True)
 
 
-class Segment(NamedTuple):
+class Segment(Kept):
     """files: those of RESULT_FILES that clips of it are in, if it has frames of its own; and its strips. told: numbers.
 
     strips: `head` and `tail`, which it shares with its neighbours; `first` and `last`, the outermost of its own frames.
     """
-
-    files: dict[str, Path]
-    told: dict[str, Any]
 
     def strip(self, place: str) -> Strip | None:
         """Read from the file; None where there is none."""
@@ -54,7 +51,7 @@ class Segment(NamedTuple):
 class SegmentWriter:
     """Takes the frames of a run in order, and encodes those that are not shared while the next ones are made.
 
-    directory: for its files, its own. look, output: of the files. head, tail: how many frames are shared, of `frames`
+    directory: for its files, its own. look, crf: of the files. head, tail: how many frames are shared, of `frames`
     in all. learned: None where the truth is not known.
 
     report, compared: what is to be told of the frames.
@@ -64,7 +61,7 @@ class SegmentWriter:
         self,
         directory: Path,
         look: ClipInfo,
-        output: OutputSettings,
+        crf: int,
         frames: int,
         head: int = 0,
         tail: int = 0,
@@ -73,8 +70,7 @@ class SegmentWriter:
         directory.mkdir()
         self.report = FrameReport()
         self.compared = Comparison(learned) if learned else None
-        self._directory, self._look = directory, look
-        self._output = output.model_copy(update={"audio": "none"})  # sound goes with the whole
+        self._directory, self._look, self._crf = directory, look, crf
         self._own = range(head, frames - tail)
         self._taken = self._encoded = 0
         self._strips: dict[str, list[Strip]] = {"head": [], "tail": []}
@@ -105,7 +101,7 @@ class SegmentWriter:
 
     def _show(self, exact: dict[str, Tensor], one: Strip, time: int) -> None:
         if self._results is None:
-            self._results = self._stack.enter_context(ResultWriter(self._directory, self._look, self._output))
+            self._results = self._stack.enter_context(ResultWriter(self._directory, self._look, self._crf))
             self._edges["first"] = one
         self._edges["last"] = one
         self._results.add(one["restored"][0], one["lifted"][0], time)

@@ -28,12 +28,12 @@ from app.contract import TASK, Job
 from app.records import now
 from app.settings import QUEUES, Settings
 from worker import board
+from worker.attempt import Attempt, Help
 from worker.horse import Defunct, Ended, Observed
 from worker.housekeeper import Housekeeper
 from worker.lease import Lease
 from worker.ledger import Ledger
 from worker.metrics import Metrics
-from worker.run import Help, Run
 from worker.stable import Horse, HorseGone, Stable
 from worker.ticket import LeaseLost
 
@@ -73,7 +73,7 @@ class WarmWorker(Worker):
         self.housekeeper = Housekeeper(connection, settings, self.ledger, self.name)
         self.stable = Stable(loader, settings, metrics.report)
         self.records = self.ledger.records
-        self.running: Run | None = None
+        self.running: Attempt | None = None
         self.helping: Help | None = None
         self._strange: set[str] = set()  # ids of jobs that this worker would solve otherwise than the one that has them
         self.lease_seconds = math.ceil(settings.lease_seconds)  # RQ knows but whole ones
@@ -137,16 +137,16 @@ class WarmWorker(Worker):
         """Run a job in the horse, and see to what becomes of it."""
         log.info("job taken", job_id=job.id, attempts=job.attempt)
         try:
-            run = self.running = Run(job, Lease(queued, self.prepare_execution(queued)))
+            attempt = self.running = Attempt(job, Lease(queued, self.prepare_execution(queued)))
             try:
                 self.prepare_job_execution(queued, remove_from_intermediate_queue=True)
                 if job.attempt == 0:
                     self.metrics.job_started(job, (now() - job.queued_at).total_seconds())
-                ended = self._follow(run)
+                ended = self._follow(attempt)
             except RedisError as error:
                 log.error("job not started: Redis is away", job_id=job.id, reason=str(error))
                 ended = Ended("preempted")
-            self._settle_at_last(run, ended)
+            self._settle_at_last(attempt, ended)
         finally:
             self.running = None
             self.executions.clear()
@@ -160,22 +160,22 @@ class WarmWorker(Worker):
         if claim is None or job is None:
             return False
         log.info("helping", job_id=job.id, run=claim.run)
-        run = self.helping = Help(job, claim)
+        attempt = self.helping = Help(job, claim)
         try:
-            ended = self._follow(run)
+            ended = self._follow(attempt)
             log.info("helped", job_id=job.id, run=claim.run, how=ended.how)
             if ended.how == "overtaken":
                 self._strange.add(job.id)
-            run.settle(self.ledger, ended)
+            attempt.settle(self.ledger, ended)
         finally:
             self.helping = None
         return True
 
-    def _follow(self, run: Run) -> Ended:
+    def _follow(self, attempt: Attempt) -> Ended:
         """Wait for the horse to end the job, or to end with it."""
         horse = self.stable.horse
         assert horse is not None
-        horse.run(run.order)
+        horse.run(attempt.order)
         try:
             while True:
                 for message in horse.messages(POLL_SECONDS):
@@ -186,51 +186,52 @@ class WarmWorker(Worker):
                             self.metrics.report(message.name, message.value, **message.labels)
                         case Defunct(reason):
                             horse.defunct = reason
-                self._watch(run, horse)
+                self._watch(attempt, horse)
         except HorseGone as gone:
             self.stable.bury(str(gone))
             return Ended("out_of_memory" if gone.out_of_memory else "lost")
 
-    def _watch(self, run: Run, horse: Horse) -> None:
+    def _watch(self, attempt: Attempt, horse: Horse) -> None:
         """Pass on what the job has to know, and kill the horse where it does not follow."""
         clock = time.monotonic()
         if self._stop_requested:
-            run.stop("preempt", self.settings.drain_seconds)
-        if run.hangs(horse.shared.silent_seconds(), self.settings.stall_seconds):
-            run.stop("stall", 0)
-        if clock >= run.look_at:
-            run.look_at = clock + POLL_SECONDS
-            self._look(run)
-        if run.reason in ("cancel", "preempt"):
-            horse.shared.ask(run.reason)
-        if clock >= run.kill_at:
-            log.warning("killing the horse", job_id=run.job.id, reason=run.reason)
+            attempt.stop("preempt", self.settings.drain_seconds)
+        if attempt.hangs(horse.shared.silent_seconds(), self.settings.stall_seconds):
+            attempt.stop("stall", 0)
+        if clock >= attempt.look_at:
+            attempt.look_at = clock + POLL_SECONDS
+            self._look(attempt)
+        if attempt.reason in ("cancel", "preempt"):
+            horse.shared.ask(attempt.reason)
+        if clock >= attempt.kill_at:
+            log.warning("killing the horse", job_id=attempt.job.id, reason=attempt.reason)
             horse.kill()
 
-    def _look(self, run: Run) -> None:
+    def _look(self, attempt: Attempt) -> None:
         """What Redis says of the job. While Redis is away the job goes on: nobody else can take it either."""
         try:
             self._beat()
-            run.look(self.ledger, self.settings)
+            attempt.look(self.ledger, self.settings)
         except RedisError as error:
-            log.warning("no heartbeat: Redis is away", job_id=run.job.id, reason=str(error))
+            log.warning("no heartbeat: Redis is away", job_id=attempt.job.id, reason=str(error))
 
-    def _settle_at_last(self, run: Run, ended: Ended) -> None:
+    def _settle_at_last(self, attempt: Attempt, ended: Ended) -> None:
         """Write down how the job ended, however long Redis is away; only a worker told to stop gives up in time."""
         wait, left = POLL_SECONDS, self.settings.drain_seconds
         while True:
             try:
-                return run.settle(self.ledger, ended)
+                return attempt.settle(self.ledger, ended)
             except LeaseLost:
                 break
             except RedisError as error:
-                log.error("Redis is away", job_id=run.job.id, ended=ended.how, reason=str(error), retry_seconds=wait)
+                job_id = attempt.job.id
+                log.error("Redis is away", job_id=job_id, ended=ended.how, reason=str(error), retry_seconds=wait)
                 if self._stop_requested and left <= 0:
                     break
                 time.sleep(wait)
                 left -= wait if self._stop_requested else 0
                 wait = min(2 * wait, OUTAGE_SECONDS_MAX)
-        log.error("nothing written: others find the job once its lease is over", job_id=run.job.id, ended=ended.how)
+        log.error("nothing written: others find the job once its lease is over", job_id=attempt.job.id, ended=ended.how)
         return None
 
     # --- heartbeat
@@ -285,7 +286,7 @@ class WarmWorker(Worker):
         self.metrics.observe("visionxl_worker_last_heartbeat_timestamp_seconds", time.time())
 
     def _info(self, state: str, reason: str) -> dict[str, Any]:
-        ready, run = self.stable.ready, self.running or self.helping
+        ready, attempt = self.stable.ready, self.running or self.helping
         return {
             "name": self.name,
             "state": state,
@@ -293,6 +294,6 @@ class WarmWorker(Worker):
             "model": ready.model if ready else self.settings.model,
             "device": ready.device if ready else None,
             "card": ready.card.model_dump() if ready and ready.card else None,
-            "job_id": run.job.id if run else None,
+            "job_id": attempt.job.id if attempt else None,
             "heartbeat": now().isoformat(),
         }

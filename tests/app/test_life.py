@@ -28,12 +28,12 @@ from app.ids import new_id
 from app.records import IllegalTransition, Records, UnknownJob, now
 from app.settings import QUEUES, Settings
 from tests.app.conftest import Server
+from worker.attempt import Attempt
 from worker.control import Control
 from worker.horse import Ended
 from worker.lease import Lease
 from worker.ledger import LIVE
 from worker.metrics import Metrics
-from worker.run import Run
 from worker.ticket import LeaseLost
 from worker.warm_worker import WarmWorker
 
@@ -61,21 +61,21 @@ class Life(RuleBasedStateMachine):
         self.workers = [
             WarmWorker(settings, redis, Metrics(name, "0", "bundled"), name) for name in ("worker-0", "worker-1")
         ]
-        self.runs: dict[int, Run] = {}  # by worker
-        self.stale: list[Run] = []  # whose lease another took back while they went on
+        self.attempts: dict[int, Attempt] = {}  # by worker
+        self.stale: list[Attempt] = []  # whose lease another took back while they went on
         self.ended: dict[str, Job] = {}  # as it was when it was first seen to have ended
 
     def teardown(self) -> None:
         """Whatever happened, every job that is left can be brought to its end, after which nothing remains."""
-        for number in list(self.runs):
+        for number in list(self.attempts):
             self.settle(number, Ended("lost"))
         for _ in range(100):
             taken = self.take(0)
             if not taken:
                 break
-            while 0 in self.runs and self.advance(0):
+            while 0 in self.attempts and self.advance(0):
                 pass
-            if 0 in self.runs:
+            if 0 in self.attempts:
                 self.settle(0, Ended("finished"))
         jobs = list(self.records.newest())
         assert all(job.terminal for job in jobs), [job.status for job in jobs]
@@ -127,41 +127,41 @@ class Life(RuleBasedStateMachine):
     @rule(number=st.integers(0, WORKERS - 1))
     def look_for_a_job(self, number: int) -> None:
         """From the highest queue on."""
-        if number not in self.runs:
+        if number not in self.attempts:
             self.take(number)
 
-    @precondition(lambda self: self.runs)
+    @precondition(lambda self: self.attempts)
     @rule(data=st.data())
     def go_on(self, data: st.DataObject) -> None:
-        self.advance(data.draw(st.sampled_from(sorted(self.runs))))
+        self.advance(data.draw(st.sampled_from(sorted(self.attempts))))
 
-    @precondition(lambda self: self.runs)
+    @precondition(lambda self: self.attempts)
     @rule(data=st.data(), ended=st.sampled_from([Ended("finished"), Ended("preempted"), Ended("lost"), FAILED]))
     def end(self, data: st.DataObject, ended: Ended) -> None:
-        self.settle(data.draw(st.sampled_from(sorted(self.runs))), ended)
+        self.settle(data.draw(st.sampled_from(sorted(self.attempts))), ended)
 
-    @precondition(lambda self: self.runs)
+    @precondition(lambda self: self.attempts)
     @rule(data=st.data())
     def lose_the_lease(self, data: st.DataObject) -> None:
         """Its worker was not heard of for too long, but is not dead."""
-        number = data.draw(st.sampled_from(sorted(self.runs)))
-        run = self.runs.pop(number)
-        ticket = run.lease.ticket
+        number = data.draw(st.sampled_from(sorted(self.attempts)))
+        attempt = self.attempts.pop(number)
+        ticket = attempt.lease.ticket
         self.redis.zadd(ticket.registry, {ticket.entry: 0}, xx=True)
         self.workers[1 - number].housekeeper.expire_leases()
-        self.stale.append(run)
+        self.stale.append(attempt)
 
     @precondition(lambda self: self.stale)
     @rule(data=st.data(), ended=st.sampled_from([Ended("finished"), Ended("preempted"), Ended("lost"), FAILED]))
     def come_back(self, data: st.DataObject, ended: Ended) -> None:
         """And finds that it can write nothing."""
-        run = data.draw(st.sampled_from(self.stale))
-        before = self.records.find(run.job.id)
+        attempt = data.draw(st.sampled_from(self.stale))
+        before = self.records.find(attempt.job.id)
         if before is not None and not before.terminal:
-            assert not self.move(run, NEXT.get(before.status, JobStatus.canceled))
+            assert not self.move(attempt, NEXT.get(before.status, JobStatus.canceled))
         with suppress(LeaseLost):
-            run.settle(self.workers[0].ledger, ended)
-        assert self.records.find(run.job.id) == before
+            attempt.settle(self.workers[0].ledger, ended)
+        assert self.records.find(attempt.job.id) == before
 
     # --- what horse and parent do to a record
 
@@ -173,7 +173,7 @@ class Life(RuleBasedStateMachine):
             return False
         job, queued = taken
         assert job.id == waiting[0]
-        self.runs[number] = Run(job, Lease(queued, worker.prepare_execution(queued)))
+        self.attempts[number] = Attempt(job, Lease(queued, worker.prepare_execution(queued)))
         worker.prepare_job_execution(queued, remove_from_intermediate_queue=True)
         return True
 
@@ -182,28 +182,28 @@ class Life(RuleBasedStateMachine):
 
     def advance(self, number: int) -> bool:
         """The task comes one state further; False where it cannot."""
-        run = self.runs[number]
-        job = self.records.find(run.job.id)
-        return job is not None and job.status in NEXT and self.move(run, NEXT[job.status])
+        attempt = self.attempts[number]
+        job = self.records.find(attempt.job.id)
+        return job is not None and job.status in NEXT and self.move(attempt, NEXT[job.status])
 
-    def move(self, run: Run, to: JobStatus) -> bool:
+    def move(self, attempt: Attempt, to: JobStatus) -> bool:
         control = Control()
-        control.ticket = run.lease.ticket
+        control.ticket = attempt.lease.ticket
         changes: dict[str, Any] = {}
         if to is JobStatus.starting:
-            changes = {"attempt": self.records.get(run.job.id).attempt + 1, "started_at": now()}
+            changes = {"attempt": self.records.get(attempt.job.id).attempt + 1, "started_at": now()}
         try:
-            self.records.move(run.job.id, to, lambda pipe: control.check(self.redis), **changes)
+            self.records.move(attempt.job.id, to, lambda pipe: control.check(self.redis), **changes)
         except (IllegalTransition, UnknownJob, LeaseLost):
             return False
         return True
 
     def settle(self, number: int, ended: Ended) -> None:
-        worker, run = self.workers[number], self.runs.pop(number)
+        worker, attempt = self.workers[number], self.attempts.pop(number)
         worker.executions.clear()
-        if worker.ledger.unwanted(run.job):
-            run.stop("cancel", 0)
-        run.settle(worker.ledger, ended)
+        if worker.ledger.unwanted(attempt.job):
+            attempt.stop("cancel", 0)
+        attempt.settle(worker.ledger, ended)
 
     # --- what always holds
 
@@ -226,7 +226,7 @@ class Life(RuleBasedStateMachine):
             for raw in cast(list[bytes], self.redis.zrange(f"rq:wip:{name}", 0, -1)):
                 places[raw.decode().partition(":")[0]].append("leased")
             assert self.redis.llen(f"rq:queue:{name}:intermediate") == 0
-        running = {run.job.id for run in self.runs.values()}
+        running = {attempt.job.id for attempt in self.attempts.values()}
         for job in self.records.newest():
             where = places.pop(job.id, [])
             if job.id in running:

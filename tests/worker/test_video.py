@@ -1,6 +1,5 @@
-"""Reading and writing clips: colour, size, time and sound are what the file says, and stay so."""
+"""Reading and writing clips: colour, size and time are what the file says, and stay so."""
 
-from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
@@ -12,10 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from app.restoration import OutputSettings
 from tests import media
 from worker.colour import from_rgb, to_rgb
-from worker.encode import ResultWriter, write_clip
+from worker.encode import write_clip
 from worker.frames import FrameWindow, clip_window, mask_window
 from worker.video import Clip, clip_info, iter_frames, read_clip
 
@@ -43,8 +41,8 @@ def moving(width: int, height: int, frames: int) -> Tensor:
     return torch.from_numpy(np.stack([media.picture(width, height, t) for t in range(frames)])).float()
 
 
-def write(path: Path, clip: Clip, crf: int = 0, audio_from: Path | None = None) -> list[str]:
-    return write_clip(path, clip.frames, clip, pts=clip.pts, crf=crf, audio_from=audio_from)
+def write(path: Path, clip: Clip, crf: int = 0) -> None:
+    write_clip(path, clip.frames, clip, pts=clip.pts, crf=crf)
 
 
 def levels(a: Tensor, b: Tensor) -> float:
@@ -330,102 +328,7 @@ def test_frames_before_the_first_are_shown(tmp_path: Path) -> None:
     assert read_clip(tmp_path / "out.mp4").pts == [512 * i for i in range(7)]
 
 
-# --- sound ---------------------------------------------------------------------------------------------------------
-
-
-def sound(path: Path) -> tuple[list[bytes], Fraction]:
-    """The audio packets of a file, and by how much its sound is ahead of its first frame."""
-    with av.open(str(path)) as container:
-        stream = container.streams.audio[0]
-        packets = [p for p in container.demux(stream) if p.dts is not None]
-    with av.open(str(path)) as container:
-        first = next(container.decode(container.streams.video[0]))
-        assert first.pts is not None and packets[0].pts is not None and first.time_base is not None
-        return [bytes(cast(bytes, p)) for p in packets], first.pts * first.time_base - packets[0].pts * packets[
-            0
-        ].time_base
-
-
-@pytest.mark.parametrize(
-    ("name", "codec"),
-    [
-        ("in.mp4", "aac"),
-        ("in.mkv", "aac"),
-        ("in.mkv", "libopus"),
-        ("in.mkv", "flac"),
-        ("in.avi", "libmp3lame"),
-        ("in.ts", "ac3"),
-    ],
-)
-def test_sound_is_copied_bit_for_bit(tmp_path: Path, name: str, codec: str) -> None:
-    video = "mpeg4" if name.endswith("avi") else "libx264"
-    path = media.clip(tmp_path / name, codec=video, frames=30, sound=codec)
-    assert write(tmp_path / "out.mp4", read_clip(path), crf=30, audio_from=path) == []
-    (before, ahead), (after, still_ahead) = sound(path), sound(tmp_path / "out.mp4")
-    assert after == before
-    assert abs(still_ahead - ahead) <= Fraction(1, 1000)
-
-
-def test_adts_frames_lose_their_headers_only(tmp_path: Path) -> None:
-    """AAC in a transport stream wears a header that mp4 has elsewhere."""
-    path = media.clip(tmp_path / "in.ts", frames=30, sound="aac")
-    write(tmp_path / "out.mp4", read_clip(path), crf=30, audio_from=path)
-    (before, ahead), (after, still_ahead) = sound(path), sound(tmp_path / "out.mp4")
-    assert after == [packet[7:] for packet in before]
-    assert abs(still_ahead - ahead) <= Fraction(1, 1000)
-
-
-def test_sound_moves_with_frames_put_before_it(tmp_path: Path) -> None:
-    path = media.clip(tmp_path / "in.mp4", frames=10, sound="aac")
-    clip = read_clip(path)
-    pts = [*(round(clip.pts[0] - k * clip.frame_ticks) for k in range(5, 0, -1)), *clip.pts]
-    frames = torch.cat([clip.frames[:5], clip.frames])
-    write_clip(tmp_path / "out.mp4", frames, clip, pts=pts, crf=30, audio_from=path)
-    assert abs((sound(path)[1] - sound(tmp_path / "out.mp4")[1]) - Fraction(5, 25)) <= Fraction(1, 1000)
-
-
-def test_sound_that_mp4_cannot_hold_is_left_out_aloud(tmp_path: Path) -> None:
-    path = media.clip(tmp_path / "in.avi", codec="mpeg4", sound="pcm_s16le")
-    (warning,) = write(tmp_path / "out.mp4", read_clip(path), crf=30, audio_from=path)
-    assert "pcm_s16le" in warning
-    with av.open(str(tmp_path / "out.mp4")) as container:
-        assert not container.streams.audio
-
-
-# --- the file ------------------------------------------------------------------------------------------------------
-
-
-def test_same_frames_same_bytes(tmp_path: Path) -> None:
-    """Five times, at a size that keeps all threads of the encoder busy."""
-    path = media.clip(tmp_path / "in.mp4", size=(320, 192), frames=20, sound="aac")
-    clip = read_clip(path)
-    files = [tmp_path / f"{number}.mp4" for number in range(5)]
-    for file in files:
-        write(file, clip, crf=20, audio_from=path)
-    assert len({file.read_bytes() for file in files}) == 1
-
-
-def test_the_index_comes_first(tmp_path: Path) -> None:
-    write(tmp_path / "out.mp4", clip_of(moving(64, 48, 2)))
-    content = (tmp_path / "out.mp4").read_bytes()
-    assert 0 < content.index(b"moov") < content.index(b"mdat")
-
-
-def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
-    clip = clip_of(moving(64, 48, 4))
-
-    def broken() -> Iterator[Tensor]:
-        yield from clip.frames[:2]
-        assert not (tmp_path / "out.mp4").exists()
-        raise RuntimeError("the solver stopped")
-
-    with pytest.raises(RuntimeError, match="stopped"):
-        write_clip(tmp_path / "out.mp4", broken(), clip, pts=clip.pts, crf=20)
-    with pytest.raises(ValueError, match="argument"):
-        write_clip(tmp_path / "out.mp4", clip.frames, clip, pts=clip.pts[:-1], crf=20)
-    with pytest.raises(ValueError, match="no frames"):
-        write_clip(tmp_path / "out.mp4", [], clip, pts=[], crf=20)
-    assert list(tmp_path.iterdir()) == []
+# --- the file ----------------------------------------------------------------------------------------------------
 
 
 def test_a_playlist_is_not_opened(tmp_path: Path) -> None:
@@ -440,68 +343,6 @@ def test_the_name_of_a_file_means_nothing(tmp_path: Path) -> None:
     media.clip(tmp_path / "clip.mp4")
     renamed = (tmp_path / "clip.mp4").rename(tmp_path / "clip.ts")
     assert len(read_clip(renamed).frames) > 0
-
-
-def results_of(
-    directory: Path, clip: Clip, restored: Tensor, lifted: Tensor, output: OutputSettings | None = None
-) -> ResultWriter:
-    pts = [512 * n for n in range(len(restored))]
-    with ResultWriter(directory, clip, output or OutputSettings(crf=12, audio="none")) as results:
-        for frame, start, timestamp in zip(restored, lifted, pts, strict=True):
-            results.add(frame, start, timestamp)
-    return results
-
-
-def test_a_preview_is_small_and_even(tmp_path: Path) -> None:
-    for size, expected in (((1279, 721), (640, 362)), ((63, 47), (64, 48)), ((64, 48), (64, 48))):
-        frames = moving(*size, 2).half()
-        results = results_of(tmp_path, clip_of(frames), frames, frames)
-        with av.open(str(results.files["preview"])) as container:
-            stream = container.streams.video[0]
-            assert (stream.width, stream.height, stream.pix_fmt) == (*expected, "yuv420p")
-
-
-def test_a_comparison_shows_both(tmp_path: Path) -> None:
-    """What came in on the left, the result on the right."""
-    left, right = moving(64, 48, 3), 1 - moving(64, 48, 3)
-    results = results_of(tmp_path, clip_of(left), right, left)
-    both = read_clip(results.files["comparison"]).frames
-    assert both.shape == (3, 3, 48, 132)
-    assert levels(both[..., 2:62], left[..., 2:62]) < 3
-    assert levels(both[..., 70:130], right[..., 2:62]) < 3
-    assert float(both[..., 65:67].min()) > 0.9
-
-
-def test_results_of_a_job(tmp_path: Path) -> None:
-    """Six frames more than were measured; sound everywhere but in the comparison."""
-    path = media.clip(tmp_path / "in.mp4", frames=6, sound="aac")
-    clip = read_clip(path)
-    restored = moving(128, 96, 12)
-    results = results_of(tmp_path, clip, restored, restored, OutputSettings(crf=12))
-    assert results.left_out == []
-    assert {name: file.name for name, file in results.files.items()} == {
-        "output": "output.mp4",
-        "preview": "preview.mp4",
-        "comparison": "comparison.mp4",
-    }
-    for name, file in results.files.items():
-        with av.open(str(file)) as container:
-            assert len(list(container.decode(video=0))) == 12
-            assert len(container.streams.audio) == (name != "comparison")
-    silent = results_of(tmp_path, clip, restored, restored, OutputSettings(crf=12, audio="none"))
-    with av.open(str(silent.files["output"])) as container:
-        assert not container.streams.audio
-
-
-def test_results_that_are_not_finished_leave_nothing(tmp_path: Path) -> None:
-    frames = moving(64, 48, 3)
-    with (
-        pytest.raises(RuntimeError, match="stopped"),
-        ResultWriter(tmp_path, clip_of(frames), OutputSettings(audio="none")) as results,
-    ):
-        results.add(frames[0], frames[0], 0)
-        raise RuntimeError("the solver stopped")
-    assert list(tmp_path.iterdir()) == []
 
 
 # --- masks ---------------------------------------------------------------------------------------------------------

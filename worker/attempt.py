@@ -1,4 +1,4 @@
-"""One run of a job: why it has to stop, if it has to, and what becomes of the job."""
+"""An attempt at a job: why it has to stop, if it has to, and what becomes of the job."""
 
 import math
 import time
@@ -20,7 +20,7 @@ Reason = Literal["cancel", "preempt", "stall", "lease"]
 
 
 @dataclass
-class Run:
+class Attempt:
     """A job in the horse, and what the parent has against it.
 
     kill_at: when patience ends, on the monotonic clock
@@ -86,7 +86,7 @@ class Run:
 
 
 @dataclass
-class Help(Run):
+class Help(Attempt):
     """A run of frames of a job that another worker has, done for want of a job of our own."""
 
     lease: Claim  # type: ignore[assignment]  # it, too, can be held and lost

@@ -1,4 +1,4 @@
-"""When a run is given up, and what a horse that died is taken to have died of."""
+"""When an attempt is given up, and what a horse that died is taken to have died of."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,23 +7,23 @@ from typing import Any, cast
 import pytest
 
 from worker import stable
-from worker.run import STALL_TIMES, Run
+from worker.attempt import STALL_TIMES, Attempt
 
 
-def a_run() -> Run:
-    return Run(cast(Any, None), cast(Any, None))
+def an_attempt() -> Attempt:
+    return Attempt(cast(Any, None), cast(Any, None))
 
 
 def test_silence_counts_as_a_hang_after_the_limit() -> None:
-    run = a_run()
-    assert [run.hangs(silent, limit=5) for silent in (0.2, 4.9, 5.1)] == [False, False, True]
+    attempt = an_attempt()
+    assert [attempt.hangs(silent, limit=5) for silent in (0.2, 4.9, 5.1)] == [False, False, True]
 
 
 def test_the_limit_grows_with_what_work_takes() -> None:
-    run = a_run()
+    attempt = an_attempt()
     for silent in (1.0, 4.0, 0.1):  # a piece of work took four seconds
-        run.hangs(silent, limit=5)
-    assert [run.hangs(silent, limit=5) for silent in (6.0, 4 * STALL_TIMES - 1, 4 * STALL_TIMES + 1)] == [
+        attempt.hangs(silent, limit=5)
+    assert [attempt.hangs(silent, limit=5) for silent in (6.0, 4 * STALL_TIMES - 1, 4 * STALL_TIMES + 1)] == [
         False,
         False,
         True,
