@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
+import structlog
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
+from obstore.exceptions import GenericError
 from pydantic import BaseModel, Field
 from redis import exceptions as redis_errors
 from starlette.exceptions import HTTPException
@@ -17,13 +19,17 @@ from starlette.responses import Response
 from app.invalid import field_of, reason_of
 from app.probe import Refused
 from app.records import IllegalTransition, UnknownJob
+from app.store import brief
+
+log = structlog.get_logger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
-REDIS_IS_AWAY = (
+AWAY = (
     redis_errors.ConnectionError,
     redis_errors.TimeoutError,
     redis_errors.ReadOnlyError,
     redis_errors.OutOfMemoryError,
+    GenericError,  # of the store: S3 does not answer
 )
 AWAY_SECONDS = 2  # the Retry-After while something the service needs is away
 
@@ -95,7 +101,7 @@ def problem_of(error: Exception) -> Problem:
         case IllegalTransition():
             detail = f"The job is {error.job.status}, which does not allow this."
             return Problem(409, "wrong_state", detail)
-        case _ if isinstance(error, REDIS_IS_AWAY):
+        case _ if isinstance(error, AWAY):
             return Problem(503, "unavailable", "The service is briefly unavailable.", retry_after=AWAY_SECONDS)
         case _:
             return Problem(500, "internal_error", "The service failed. The request id finds it in our logs.")
@@ -122,12 +128,14 @@ def render(request: Request, error: Exception) -> Response:
 
 
 async def handle(request: Request, error: Exception) -> Response:
+    if isinstance(error, AWAY):
+        log.warning("Redis or the store is away", kind=type(error).__name__, error=brief(error))
     return render(request, error)
 
 
 def install(app: FastAPI) -> None:
     """Render every foreseen error; what nobody foresaw is caught further out, where it is also logged and counted."""
-    foreseen = (HTTPException, RequestValidationError, Refused, UnknownJob, IllegalTransition, *REDIS_IS_AWAY)
+    foreseen = (HTTPException, RequestValidationError, Refused, UnknownJob, IllegalTransition, *AWAY)
     for kind in foreseen:
         app.add_exception_handler(kind, handle)
 

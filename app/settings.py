@@ -60,7 +60,7 @@ class Settings(BaseSettings):
     heartbeat_seconds: float = Field(5, gt=0)
     lease_seconds: float = Field(25, gt=0)
     cancel_grace_seconds: float = Field(15, ge=0)
-    drain_seconds: float = Field(4, ge=0)
+    drain_seconds: float = Field(3, ge=0)
     stall_seconds: float = Field(300, gt=0, description="or ten times what the slowest piece of work took, if more")
     load_seconds: float = Field(900, gt=0, description="the same for a model that is being loaded")
     max_attempts: int = Field(3, ge=1)

@@ -2,6 +2,7 @@
 
 import errno
 import heapq
+import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
@@ -14,6 +15,7 @@ import obstore
 from obstore.store import LocalStore, ObjectStore, from_url
 
 CHUNK = 8 << 20
+RETRY_SECONDS = 10
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -23,6 +25,11 @@ def disk_full(error: BaseException) -> bool:
     return getattr(error, "errno", None) in NO_ROOM or any(
         f"{word} {number}" in told for word in ("os error", "code:") for number in NO_ROOM
     )
+
+
+def brief(error: BaseException) -> str:
+    """What an error says, in one line: obstore's go on for pages."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 @dataclass(frozen=True)
@@ -49,16 +56,17 @@ class FoundFile:
 class Store:
     """Streams in, streams out; a file appears under its key only when it is whole.
 
-    retry_seconds: how long to try again where S3 does not answer
+    location: a directory, or s3://bucket/prefix, with endpoint and credentials in the usual variables `AWS_...`
+    Raises obstore's GenericError where the store is away: S3 was asked again for RETRY_SECONDS.
     """
 
-    def __init__(self, location: str, retry_seconds: float = 180) -> None:
+    def __init__(self, location: str) -> None:
         self.directory = None if "://" in location else Path(location)
         if self.directory is not None:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._store: ObjectStore = LocalStore(self.directory)
         else:
-            self._store = from_url(location, retry_config={"retry_timeout": timedelta(seconds=retry_seconds)})
+            self._store = from_url(location, retry_config={"retry_timeout": timedelta(seconds=RETRY_SECONDS)})
 
     async def put_stream(self, key: str, body: AsyncIterator[bytes]) -> None:
         """Store what `body` yields; an error it raises leaves nothing behind."""
@@ -90,8 +98,12 @@ class Store:
             yield bytes(obstore.get_range(self._store, key, start=at, end=min(at + CHUNK, stop)))
 
     def fetch(self, key: str, scratch: Path) -> Path:
-        """A local path to read the file from: the file itself on a local disk, else a copy under `scratch`."""
+        """A local path to read the file from: the file itself on a local disk, else a copy under `scratch`.
+
+        Raises FileNotFoundError where there is none.
+        """
         if self.directory is not None:
+            obstore.head(self._store, key)
             return self.directory / key
         path = scratch / key.replace("/", "_")
         with path.open("wb") as file:
@@ -109,14 +121,13 @@ class Store:
     def _files_on_disk(self, prefix: str, after: str, limit: int) -> list[FoundFile]:
         """Parts of files among them, which obstore neither lists nor deletes."""
         assert self.directory is not None
-        keys = (path.relative_to(self.directory).as_posix() for path in (self.directory / prefix).rglob("*"))
+        paths = (Path(at) / name for at, _, names in os.walk(self.directory / prefix) for name in names)
+        keys = (path.relative_to(self.directory).as_posix() for path in paths)
         found: list[FoundFile] = []
         for key in heapq.nsmallest(limit, (key for key in keys if key > after)):
             with suppress(FileNotFoundError):  # gone meanwhile
-                path = self.directory / key
-                if path.is_file():
-                    modified = datetime.fromtimestamp(path.stat().st_mtime, UTC)
-                    found.append(FoundFile(key, modified, part="#" in path.name))
+                modified = datetime.fromtimestamp((self.directory / key).stat().st_mtime, UTC)
+                found.append(FoundFile(key, modified, part="#" in key))
         return found
 
     def delete(self, prefix: str) -> None:

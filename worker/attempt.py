@@ -100,7 +100,7 @@ class Help(Attempt):
         if not self.lease.held():
             self.stop("cancel", settings.cancel_grace_seconds)
         elif ledger.waiting():
-            self.stop("preempt", settings.drain_seconds)
+            self.stop("preempt", settings.cancel_grace_seconds)  # it stays, and its model with it
 
     def settle(self, ledger: Ledger, ended: Ended) -> None:
         """What does not work here is left to the worker that has the job, so that it ends no more than that one."""

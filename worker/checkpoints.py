@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from app.contract import checkpoint_prefix
-from app.store import Store
+from app.store import Store, brief
 from worker.solver.keeper import Reached
 from worker.solver.stages import Frames
 
@@ -119,7 +119,7 @@ class StoredCheckpoints:
         except FileNotFoundError:
             return None  # as with most jobs
         except UNREADABLE as error:
-            log.warning("checkpoint ignored", name=name, reason=str(error))
+            log.warning("checkpoint ignored", name=name, reason=brief(error))
             return None
 
     def put(self, name: str, files: dict[str, Path], told: dict[str, Any]) -> None:
@@ -167,14 +167,14 @@ class StoredCheckpoints:
                 self._store.delete(old)
             self._keys[name] = set(keys.values())
         except UNREADABLE as error:
-            log.warning("checkpoint not written", name=name, reason=str(error))
+            log.warning("checkpoint not written", name=name, reason=brief(error))
 
     def _drop(self, name: str) -> None:
         try:
             for key in (self._list_of(name), *self._keys.pop(name, set())):
                 self._store.delete(key)
         except UNREADABLE as error:
-            log.warning("checkpoint not deleted", name=name, reason=str(error))
+            log.warning("checkpoint not deleted", name=name, reason=brief(error))
 
     def _list_of(self, name: str) -> str:
         return f"{self._prefix}/{name}.json"

@@ -7,9 +7,9 @@ The task is loaded once and then called for one job after the other, in a proces
 `load` builds what is dear (the prior, on its device) and returns `run(job_id)`, kept for the life of the process. Where
 `run` has attributes `model`, `device` and `card` (app/card.py), the worker publishes them. While a job runs, `run`
 
-- calls `control.pulse()` at every micro-batch: one that is silent for `stall_seconds` is taken for hung and killed;
-- asks `control.stop_requested()` as often, and if told to stop, drops what it has and raises `Preempted` or
-  `Canceled`. It leaves the job's record alone then: the worker queues it again, to go on elsewhere, or ends it;
+- calls `control.go_on()` at every micro-batch: one that is silent for `stall_seconds` is taken for hung and killed. If
+  told to stop, that raises `Preempted` or `Canceled`, which `run` lets through, dropping what it has and leaving the
+  job's record alone: the worker queues it again, to go on elsewhere, or ends it;
 - returns once the record says `succeeded`, or raises: `TaskFailed` to end it as `failed` with a code of its own,
   `DeviceLost` where the device can no longer be used. A RedisError or `StoreAway` costs an attempt, an
   IllegalTransition, UnknownJob or LeaseLost (somebody changed the job or took it back meanwhile) nothing; anything else
@@ -130,3 +130,12 @@ class Control:
     def stop_requested(self) -> Stop | None:
         """Whether to stop after this micro-batch, and why."""
         return self._shared.asked()
+
+    def go_on(self) -> None:
+        """Still alive, and ready to stop: raises Canceled or Preempted where the worker says so."""
+        self.pulse()
+        match self.stop_requested():
+            case "cancel":
+                raise Canceled
+            case "preempt":
+                raise Preempted

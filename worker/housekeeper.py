@@ -23,7 +23,7 @@ from rq.job import Job as QueuedJob
 from app.contract import Job, JobStatus, checkpoint_prefix, result_key, upload_key
 from app.records import IllegalTransition, UnknownJob, now
 from app.settings import Settings
-from app.store import FoundFile, Store
+from app.store import FoundFile, Store, brief
 from worker import tenants
 from worker.ledger import Ledger
 
@@ -45,7 +45,6 @@ TIDY_SECONDS = 60  # from one pass to the next
 PASS_SECONDS = 2.0  # for each of the three kinds of things
 STOP_SECONDS = 2.0  # how long a worker that leaves waits for a pass to end
 JOBS_PER_PASS, FILES_PER_PASS = 100, 1000
-STORE_RETRY_SECONDS = 5
 UNFINISHED = timedelta(days=1)  # how long the rest of a file may take to come
 
 
@@ -60,7 +59,7 @@ class Housekeeper:
         self.redis, self.settings, self.ledger, self.records = connection, settings, ledger, ledger.records
         self.name, self._sweep_at = name, 0.0
         self._stopped, self._thread = Event(), Thread(target=self._keep, name="housekeeper", daemon=True)
-        self.store = Store(settings.files, retry_seconds=STORE_RETRY_SECONDS)
+        self.store = Store(settings.files)
         self._tidy_at, self._tidy_here_at, self._looked_at = 0.0, 0.0, ""
         ledger.on_end = self.forget
 
@@ -73,22 +72,26 @@ class Housekeeper:
         self._thread.join(STOP_SECONDS)
 
     def _keep(self) -> None:
-        pause = 0.0
+        pause, away = 0.0, False
+        trusted_at = time.monotonic() + 2 * self.settings.heartbeat_seconds  # it may be that Redis is just back
         while not self._stopped.wait(pause):
             pause, asked = self.settings.heartbeat_seconds, time.monotonic()
             try:
                 leads = self.leads()
                 if time.monotonic() - asked > self.settings.heartbeat_seconds:
                     raise RedisConnectionError("it took too long to answer")
-                if leads:
+                if away:
+                    # Leases ran out while nobody could renew them: let the others do so first.
+                    away, trusted_at = False, time.monotonic() + self.settings.lease_seconds
+                if leads and time.monotonic() >= trusted_at:
                     self.expire_leases()
+                    self.find_missing()
                     self.sweep()
                     self.tidy()
                 self.tidy_here()
             except RedisError as error:
                 log.warning("nobody keeps house: Redis is away", reason=str(error))
-                # Leases ran out while nobody could renew them: let the others do so first.
-                pause = self.settings.lease_seconds
+                away = True
             except Exception:
                 log.exception("housekeeping failed")
         with suppress(RedisError):
@@ -109,18 +112,33 @@ class Housekeeper:
                     log.warning("lease expired", job_id=execution.job_id)
                     self.ledger.lost(execution.job_id, None)
 
+    def find_missing(self) -> None:
+        """Give back jobs that are nowhere, or on the way to a worker for longer than that takes: for half a lease.
+
+        A job on its way from place to place is missing but once.
+        """
+        places = self.ledger.places()
+        missing = (self.records.live_ids() | places.between) - places.waiting - places.leased
+        seen = {raw.decode() for raw in cast(list[bytes], self.redis.zrange(MISSING, 0, -1))}
+        if found := seen - missing:
+            self.redis.zrem(MISSING, *found)
+        if missing:
+            self.redis.zadd(MISSING, dict.fromkeys(missing, time.time()), nx=True)
+        since = time.time() - self.settings.lease_seconds / 2
+        for raw in cast(list[bytes], self.redis.zrangebyscore(MISSING, 0, since)):
+            if self.redis.zrem(MISSING, raw):  # ours to give back
+                log.warning("job found in no queue", job_id=raw.decode())
+                self.ledger.lost(raw.decode(), None)
+
     def sweep(self) -> None:
-        """Find jobs that are nowhere, or overdue; once a lease."""
-        lease = self.settings.lease_seconds
+        """End jobs that are overdue, and clear RQ's and the tenants' books; once a lease."""
         if time.monotonic() < self._sweep_at:
             return
-        self._sweep_at = time.monotonic() + lease
-        places = self.ledger.places()
-        unfinished = {job.id: job for job in self.records.live()}
-        for job in unfinished.values():
+        self._sweep_at = time.monotonic() + self.settings.lease_seconds
+        for job in self.records.live():
             if job.status is JobStatus.queued and job.overdue(now()):
                 self.ledger.expired(job.id)
-        self._give_back((unfinished.keys() | places.between) - places.waiting - places.leased, lease)
+        places = self.ledger.places()
         tenants.forget_all_but(self.redis, places.between | places.leased)
         for queue in self.ledger.queues.values():
             worker_registration.clean_worker_registry(queue)
@@ -202,18 +220,6 @@ class Housekeeper:
                 self.store.delete(checkpoint_prefix(job_id))
                 log.info("checkpoints deleted", job_id=job_id)
 
-    def _give_back(self, missing: set[str], lease: float) -> None:
-        """Twice found missing, a lease apart, is lost: a job on its way from place to place is missing but once."""
-        seen = {raw.decode() for raw in cast(list[bytes], self.redis.zrange(MISSING, 0, -1))}
-        if found := seen - missing:
-            self.redis.zrem(MISSING, *found)
-        if missing:
-            self.redis.zadd(MISSING, dict.fromkeys(missing, time.time()), nx=True)
-        for raw in cast(list[bytes], self.redis.zrangebyscore(MISSING, 0, time.time() - lease)):
-            if self.redis.zrem(MISSING, raw):  # ours to give back
-                log.warning("job found in no queue", job_id=raw.decode())
-                self.ledger.lost(raw.decode(), None)
-
 
 @contextmanager
 def _tolerated(**what: str) -> Iterator[None]:
@@ -221,4 +227,4 @@ def _tolerated(**what: str) -> Iterator[None]:
     try:
         yield
     except (BaseError, OSError) as error:
-        log.warning("not cleared away", reason=str(error), **what)
+        log.warning("not cleared away", reason=brief(error), **what)

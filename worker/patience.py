@@ -1,8 +1,9 @@
 """What must not be lost is tried again for as long as Redis, or the store, is away."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from obstore.exceptions import BaseError
@@ -11,16 +12,18 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from app.contract import Job, JobStatus
 from app.records import IllegalTransition, Records
-from app.store import Store, disk_full
+from app.store import Store, brief, disk_full
 from worker.control import Control, StoreAway
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 REDIS_SECONDS = STORE_SECONDS = 300
 
 
 class Patience:
-    """For a task: tells its worker that it lives meanwhile."""
+    """For a task: it lives meanwhile, and stops waiting where its worker says so (`Control.go_on`)."""
 
     def __init__(self, records: Records, control: Control) -> None:
         self._records, self._control = records, control
@@ -46,18 +49,25 @@ class Patience:
 
     def put(self, store: Store, key: str, path: Path) -> None:
         """A file into the store, for up to five minutes; then raises StoreAway."""
+        self._with_store(key, lambda: store.put_file(key, path))
+
+    def fetch(self, store: Store, key: str, scratch: Path) -> Path:
+        """A file from the store, as `Store.fetch`; for up to five minutes, then raises StoreAway."""
+        return self._with_store(key, lambda: store.fetch(key, scratch))
+
+    def _with_store(self, key: str, work: Callable[[], T]) -> T:
         deadline = time.monotonic() + STORE_SECONDS
         while True:
             try:
-                return store.put_file(key, path)
-            except BaseError as error:
+                return work()
+            except (BaseError, FileNotFoundError) as error:  # no file: a disk that is not mounted
                 if disk_full(error):
                     raise
                 if time.monotonic() > deadline:
-                    raise StoreAway(str(error)) from error
-                log.warning("the store is away; the file is tried again", key=key, error=str(error))
+                    raise StoreAway(brief(error)) from error
+                log.warning("the store is away; the file is tried again", key=key, error=brief(error))
                 self._wait()
 
     def _wait(self) -> None:
-        self._control.pulse()
+        self._control.go_on()
         time.sleep(1)

@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 from app.contract import Progress
 from app.records import Records
 from worker.board import Board
-from worker.control import Canceled, Control, Preempted
+from worker.control import Control
 from worker.solver.stages import STAGES, Stage
 
 log = structlog.get_logger(__name__)
@@ -110,12 +110,7 @@ class Meter:
 
     def check(self) -> None:
         """Live, or stop where the worker says so."""
-        self.control.pulse()
-        match self.control.stop_requested():
-            case "cancel":
-                raise Canceled
-            case "preempt":
-                raise Preempted
+        self.control.go_on()
 
     def _progress(self) -> Progress:
         """Of all that work on the job."""

@@ -48,7 +48,6 @@ from worker.solver.prior import DiffusersPrior
 from worker.ticket import LeaseLost
 
 log = structlog.get_logger(__name__)
-CHECKPOINT_PATIENCE_SECONDS = 10  # without it a job goes on all the same
 LIBRARIES = ("torch", "diffusers", "av")
 
 
@@ -109,7 +108,6 @@ class Restorer:
         self.settings, self.control, self.prior = settings, control, prior
         self.records, self.store, self.learned = records, store, learned_of(settings, prior)
         self.patience = Patience(records, control)
-        self.checkpoint_store = Store(settings.files, retry_seconds=CHECKPOINT_PATIENCE_SECONDS)
         self.model, self.card = settings.model, card_of(prior)
         self.device = torch.cuda.get_device_name() if prior.device.type == "cuda" else "cpu"
         self.version = Version(service=version("vision-xl"), model=settings.model, weights_sha256=prior.weights_sha256)
@@ -176,8 +174,8 @@ class Restorer:
         """The clip, looked at from end to end, and what came with it."""
         meter.enter("decoding", 0)
         source = job.request.source
-        file = self.store.fetch(upload_key(source.upload_id), scratch)
-        beside = {kind: self.store.fetch(upload_key(i), scratch) for kind, i in source.beside().items()}
+        file = self.patience.fetch(self.store, upload_key(source.upload_id), scratch)
+        beside = {kind: self.patience.fetch(self.store, upload_key(i), scratch) for kind, i in source.beside().items()}
         seen = scan(file, each=meter.check)
         if len(seen.pts) != job.source.frames:
             raise TaskFailed("corrupt_stream", "The clip does not decode as it did when it was uploaded.")
@@ -209,7 +207,7 @@ class Restorer:
             "device": [prior.device.type, str(prior.unet.dtype), str(prior.vae.dtype)],
             "sizes": [settings.part_frames, settings.tile_pixels],
         }
-        return StoredCheckpoints(self.checkpoint_store, job.id, identity, scratch)
+        return StoredCheckpoints(self.store, job.id, identity, scratch)
 
     def _observe(self, task: str, outcome: Outcome, seconds: float) -> None:
         for _ in range(outcome.frames):

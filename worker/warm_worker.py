@@ -11,7 +11,9 @@ import math
 import os
 import signal
 import socket
+import sys
 import time
+from threading import Event, Thread
 from types import FrameType
 from typing import Any
 
@@ -41,6 +43,7 @@ log = structlog.get_logger(__name__)
 
 POLL_SECONDS = 0.25
 OUTAGE_SECONDS_MAX = 15.0
+LAST_SECONDS = 2.0  # after the time to drain: to write down what became of the job, and to go
 
 
 class WarmWorker(Worker):
@@ -78,6 +81,8 @@ class WarmWorker(Worker):
         self._strange: set[str] = set()  # ids of jobs that this worker would solve otherwise than the one that has them
         self.lease_seconds = math.ceil(settings.lease_seconds)  # RQ knows but whole ones
         self._told, self._beat_at = ("", ""), 0.0
+        self._leave_at = math.inf  # by when a job has to have made way, on the monotonic clock
+        self._leaving = Event()
 
     # --- its life
 
@@ -86,6 +91,7 @@ class WarmWorker(Worker):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self.request_stop)
         self.birth_date = rq_now()
+        Thread(target=self._go_at_last, name="last", daemon=True).start()
         log.info("worker started", worker=self.name, model=self.settings.model)
         self.housekeeper.start()
         try:
@@ -96,7 +102,20 @@ class WarmWorker(Worker):
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
         """Take note of a signal, and no more: what it interrupted goes on, and sees the note within POLL_SECONDS."""
-        self._stop_requested = True
+        if not self._stop_requested:
+            self._stop_requested = True
+            self._leave_at = time.monotonic() + self.settings.drain_seconds
+            self._leaving.set()
+
+    def _go_at_last(self) -> None:
+        """For a worker that was told to go and cannot, as Redis or the kernel keeps it waiting: its lease will tell."""
+        self._leaving.wait()
+        time.sleep(max(0.0, self._leave_at + LAST_SECONDS - time.monotonic()))
+        log.error("left at once: something does not answer", worker=self.name)
+        if horse := self.stable.horse:
+            horse.kill()
+        sys.stdout.flush()
+        os._exit(0)
 
     def _work(self) -> None:
         outage = POLL_SECONDS
@@ -123,7 +142,7 @@ class WarmWorker(Worker):
             time.sleep(min(left, POLL_SECONDS))
 
     def _leave(self) -> None:
-        self.stable.close(seconds=5 if self.stable.ready else 0)
+        self.stable.close(seconds=max(0.0, min(5.0, self._leave_at - time.monotonic())) if self.stable.ready else 0)
         try:
             self.register_death()  # type: ignore[no-untyped-call]
             self.connection.delete(self._info_key)
@@ -195,7 +214,7 @@ class WarmWorker(Worker):
         """Pass on what the job has to know, and kill the horse where it does not follow."""
         clock = time.monotonic()
         if self._stop_requested:
-            attempt.stop("preempt", self.settings.drain_seconds)
+            attempt.stop("preempt", self._leave_at - clock)
         if attempt.hangs(horse.shared.silent_seconds(), self.settings.stall_seconds):
             attempt.stop("stall", 0)
         if clock >= attempt.look_at:
@@ -217,7 +236,7 @@ class WarmWorker(Worker):
 
     def _settle_at_last(self, attempt: Attempt, ended: Ended) -> None:
         """Write down how the job ended, however long Redis is away; only a worker told to stop gives up in time."""
-        wait, left = POLL_SECONDS, self.settings.drain_seconds
+        wait = POLL_SECONDS
         while True:
             try:
                 return attempt.settle(self.ledger, ended)
@@ -226,10 +245,11 @@ class WarmWorker(Worker):
             except RedisError as error:
                 job_id = attempt.job.id
                 log.error("Redis is away", job_id=job_id, ended=ended.how, reason=str(error), retry_seconds=wait)
-                if self._stop_requested and left <= 0:
+                if time.monotonic() > self._leave_at:
                     break
-                time.sleep(wait)
-                left -= wait if self._stop_requested else 0
+                if self._stop_requested:
+                    time.sleep(POLL_SECONDS)
+                self._pause(wait)
                 wait = min(2 * wait, OUTAGE_SECONDS_MAX)
         log.error("nothing written: others find the job once its lease is over", job_id=attempt.job.id, ended=ended.how)
         return None

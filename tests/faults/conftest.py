@@ -46,6 +46,7 @@ LONG_UPLOAD = "up_" + 26 * "1"
 UPLOAD = "up_" + 26 * "0"
 WAIT_SECONDS = 120
 ALL = "VXL_TEST_FAULTS" in os.environ  # else a part of them
+in_full = pytest.mark.skipif(not ALL, reason="`make test-faults` does it")
 
 
 @dataclass
@@ -57,11 +58,13 @@ class Fleet:
     data: Path
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)
     logs: Path | None = None
+    store_url: str | None = None  # else files lie under `data`
     horses: set[int] = field(default_factory=set)
 
     def start(self, url: str | None = None, **settings: str) -> subprocess.Popen[bytes]:
         """A worker, with Redis behind the relay unless another `url` is given."""
         own = {"VXL_REDIS_URL": url or self.proxy.url, "VXL_DATA_DIR": str(self.data)}
+        own |= {"VXL_STORE_URL": self.store_url} if self.store_url else {}
         with self._log(len(self.started)).open("wb") as log:
             command = [sys.executable, "-m", "worker.main"]
             environment = os.environ | SETTINGS | own | settings
@@ -70,9 +73,13 @@ class Fleet:
         return worker
 
     @property
+    def store(self) -> Store:
+        return Store(self.store_url or str(self.data / "files"))
+
+    @property
     def direct(self) -> str:
         """Of the Redis behind the relay."""
-        return f"unix://{quote(self.proxy.server)}"
+        return f"unix://{quote(str(self.proxy.server))}"
 
     def log_of(self, worker: subprocess.Popen[bytes]) -> bytes:
         return self._log(self.started.index(worker)).read_bytes()
@@ -83,7 +90,7 @@ class Fleet:
     def cancel(self, job_id: str) -> None:
         """As the front end does it: what is queued at once, what runs by asking."""
         with Redis.from_url(self.direct) as client:
-            jobs = Jobs(Settings(data_dir=self.data), Records(client), Store(str(self.data / "files")))
+            jobs = Jobs(Settings(data_dir=self.data), Records(client), self.store)
             jobs.cancel(job_id)
 
     def submit(self, **metadata: Any) -> str:
@@ -108,7 +115,7 @@ class Fleet:
         return self.service.records.get(job_id)
 
     def output(self, job_id: str) -> str:
-        return sha256((self.data / "files" / result_key(job_id, "output")).read_bytes()).hexdigest()
+        return sha256(b"".join(self.store.read(result_key(job_id, "output")))).hexdigest()
 
     def ends(self, job_id: str) -> list[str]:
         """The terminal states that the job's events tell of."""
@@ -118,7 +125,7 @@ class Fleet:
     def assert_clean(self, *jobs: str) -> None:
         """Nothing is left of these jobs but records and results, and no process but the workers and their horses."""
         wait_until(lambda: not self.service.leftovers())
-        wait_until(lambda: not any((self.data / "files" / checkpoint_prefix("")).rglob("*.*")))
+        wait_until(lambda: not self.store.files(checkpoint_prefix("")))
         wait_until(lambda: not any((self.data / "scratch").glob("job_*")))
         assert self.service.redis.smembers("vxl:jobs:live") == set()
         boards = ("vxl:shared*", "vxl:job:*:runs*")

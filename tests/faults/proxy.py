@@ -1,4 +1,4 @@
-"""A TCP relay in front of Redis that can hold, delay and cut what goes through it."""
+"""A TCP relay in front of Redis, or another server, that can hold, delay and cut what goes through it."""
 
 import re
 import socket
@@ -19,18 +19,20 @@ class Trap:
 
 
 class Proxy:
-    """Listens on a port of its own; server: URL of a Redis on a socket. delay: seconds that each request waits.
+    """Listens on a port of its own; server: URL of a Redis on a socket, or a port of this machine.
 
-    url: what clients are to be given.
+    delay: seconds that each request waits. url: what clients of Redis are to be given.
     """
 
-    def __init__(self, server: str) -> None:
-        self.delay, self.server = 0.0, unquote(server.removeprefix("unix://"))
+    def __init__(self, server: str | int) -> None:
+        self.delay = 0.0
+        self.server = server if isinstance(server, int) else unquote(server.removeprefix("unix://"))
         self._trap: Trap | None = None
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._lock, self._open = threading.Lock(), True
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"redis://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.port = self._listener.getsockname()[1]
+        self.url = f"redis://127.0.0.1:{self.port}"
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._accept, daemon=True).start()
@@ -76,10 +78,10 @@ class Proxy:
                 if not self._open:
                     client.close()
                     continue
-                server = socket.socket(socket.AF_UNIX)
+                server = socket.socket(socket.AF_INET if isinstance(self.server, int) else socket.AF_UNIX)
                 try:
-                    server.connect(self.server)
-                except OSError:  # Redis is not there
+                    server.connect(("127.0.0.1", self.server) if isinstance(self.server, int) else self.server)
+                except OSError:  # it is not there
                     _close(client, server)
                     continue
                 with self._lock:

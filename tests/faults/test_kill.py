@@ -43,7 +43,7 @@ def reach(fleet: Fleet, stage: str) -> str:
 
 def steps_kept(fleet: Fleet, job_id: str) -> int:
     try:
-        kept = json.loads((fleet.data / "files" / checkpoint_prefix(job_id) / "steps-0.json").read_text())
+        kept = json.loads(b"".join(fleet.store.read(f"{checkpoint_prefix(job_id)}/steps-0.json")))
     except FileNotFoundError:
         return 0
     return int(kept["told"]["steps"])

@@ -16,7 +16,7 @@ from app.store import Store
 from tests.faults.conftest import ALL, UPLOAD, Fleet, clip, ending
 from tests.faults.proxy import Proxy
 from tests.faults.test_kill import assert_done, reach
-from tests.processes import wait_until
+from tests.processes import alive, wait_until
 from tests.worker.front_end import Service
 
 SECONDS = (2, 15, 60) if ALL else (2,)
@@ -37,6 +37,27 @@ def test_a_job_outlives_redis_being_away(fleet: Fleet, undisturbed: str, stage: 
     assert_done(fleet, job_id, undisturbed, {1})
     assert worker.poll() is None
     assert_done(fleet, fleet.submit(), undisturbed, {1})
+
+
+@pytest.mark.parametrize("answer", ["refuses", "hangs"] if ALL else ["hangs"])
+def test_a_worker_told_to_go_while_redis_is_away_goes(fleet: Fleet, undisturbed: str, answer: str) -> None:
+    """It cannot give its job back; others find that once its lease is over."""
+    worker = fleet.start(VXL_LEASE_SECONDS="5")
+    fleet.ready()
+    horse = fleet.horse_of(worker)
+    job_id = reach(fleet, "sampling")
+    if answer == "refuses":
+        fleet.proxy.cut()
+    else:
+        fleet.proxy.delay = 60
+    time.sleep(1)
+    worker.terminate()
+    assert worker.wait(12) == 0
+    assert not alive(horse)
+    fleet.proxy.mend()
+    fleet.proxy.delay = 0
+    fleet.start()
+    assert_done(fleet, job_id, undisturbed, {2})
 
 
 def test_a_worker_cut_off_alone_loses_its_job_to_another(fleet: Fleet, undisturbed: str) -> None:

@@ -9,10 +9,9 @@ from collections.abc import Iterator
 import pytest
 
 from app.contract import JobStatus
-from tests.faults.conftest import ALL, LONG_FRAMES, LONG_UPLOAD, Fleet, outcome_alone
+from tests.faults.conftest import ALL, LONG_FRAMES, LONG_UPLOAD, Fleet, in_full, outcome_alone
 from tests.processes import alive, wait_until
 
-in_full = pytest.mark.skipif(not ALL, reason="`make test-faults` does it")
 Two = tuple[subprocess.Popen[bytes], subprocess.Popen[bytes]]
 
 
