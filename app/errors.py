@@ -11,26 +11,19 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from obstore.exceptions import GenericError
 from pydantic import BaseModel, Field
-from redis import exceptions as redis_errors
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
 from app.invalid import field_of, reason_of
 from app.probe import Refused
-from app.records import IllegalTransition, UnknownJob
+from app.records import REDIS_AWAY, IllegalTransition, UnknownJob
 from app.store import brief
 
 log = structlog.get_logger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
-AWAY = (
-    redis_errors.ConnectionError,
-    redis_errors.TimeoutError,
-    redis_errors.ReadOnlyError,
-    redis_errors.OutOfMemoryError,
-    GenericError,  # of the store: S3 does not answer
-)
+AWAY = (*REDIS_AWAY, GenericError)  # the latter of the store: S3 does not answer
 AWAY_SECONDS = 2  # the Retry-After while something the service needs is away
 
 

@@ -20,10 +20,18 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar, cast
 
 from redis import Redis
+from redis import exceptions as redis_errors
 from redis.client import Pipeline
 
 from app.contract import TERMINAL, TRANSITIONS, Job, JobStatus, Progress, Upload
 
+# It does not answer, or takes no writes: passing things all.
+REDIS_AWAY = (
+    redis_errors.ConnectionError,
+    redis_errors.TimeoutError,
+    redis_errors.ReadOnlyError,
+    redis_errors.OutOfMemoryError,
+)
 TENANTS = "vxl:tenants"
 EVENTS_KEPT = 1000
 UPLOAD_JOBS_KEPT_SECONDS = 60 * 86400

@@ -7,11 +7,9 @@ from typing import Any, TypeVar
 
 import structlog
 from obstore.exceptions import BaseError
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from app.contract import Job, JobStatus
-from app.records import IllegalTransition, Records
+from app.records import REDIS_AWAY, IllegalTransition, Records
 from app.store import Store, brief, disk_full
 from worker.control import Control, StoreAway
 
@@ -40,7 +38,7 @@ class Patience:
                 if tried and error.job.status is to and error.job.attempt == changes.get("attempt", job.attempt):
                     return error.job
                 raise
-            except (RedisConnectionError, RedisTimeoutError) as error:
+            except REDIS_AWAY as error:
                 if time.monotonic() > deadline:
                     raise
                 log.warning("redis is away; the change is tried again", error=str(error))

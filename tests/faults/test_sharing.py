@@ -60,6 +60,17 @@ def test_two_workers_do_it_together(fleet: Fleet, two: Two, alone: str) -> None:
     assert told[-2]["frames_done"] <= told[-1]["frames_total"]
 
 
+@pytest.mark.parametrize("whom", ["helper", "first"] if ALL else ["helper"])
+def test_whoever_is_told_to_go_it_comes_out_the_same(fleet: Fleet, two: Two, alone: str, whom: str) -> None:
+    job_id = submit_long(fleet)
+    helper = helper_of(fleet, two)
+    worker = two[helper if whom == "helper" else 1 - helper]
+    worker.terminate()
+    assert worker.wait(20) == 0
+    assert_alike(fleet, job_id, alone)
+    assert fleet.service.records.get(job_id).attempt == 1
+
+
 @pytest.mark.parametrize("whom", ["helper", "horse of the helper", "first", "horse of the first"] if ALL else ["first"])
 def test_whoever_is_killed_it_comes_out_the_same(fleet: Fleet, two: Two, alone: str, whom: str) -> None:
     job_id = submit_long(fleet)
