@@ -8,13 +8,23 @@ from app.records import Records
 from app.settings import Settings
 
 
-def find_uploads(request: JobRequest, records: Records, settings: Settings) -> Upload:
-    """The clip, once what goes with it was found and fits it; raises a Problem where it does not."""
+def find_uploads(request: JobRequest, tenant: str | None, records: Records, settings: Settings) -> Upload:
+    """The tenant's clip, once what goes with it was found and fits it; raises a Problem where it does not."""
+
+    def find(upload_id: str, kind: UploadKind, field: str) -> Upload:
+        upload = records.upload(upload_id)
+        if upload is None or settings.hides(upload.tenant, tenant):
+            detail = "There is no such upload, or it has expired."
+            raise Problem(404, "upload_not_found", detail, [FieldError(field=field, code="not_found", detail=detail)])
+        if upload.kind != kind:
+            raise invalid(field, f"this upload is a {upload.kind}; a {kind} is needed (POST /v1/uploads?kind={kind})")
+        return upload
+
     try:
         given = request.source.beside()
         check_given(request, given)
-        clip = _find(request.source.upload_id, "clip", "source.upload_id", records)
-        beside = {kind: _find(i, kind, f"source.{kind}_upload_id", records) for kind, i in given.items()}
+        clip = find(request.source.upload_id, "clip", "source.upload_id")
+        beside = {kind: find(i, kind, f"source.{kind}_upload_id") for kind, i in given.items()}
         check_fit(request, _extent(clip), _extent(beside["mask"]) if "mask" in beside else None, settings)
     except Misfit as misfit:
         field = f"source.{misfit.field}_upload_id" if misfit.field in ("mask", "kernel") else misfit.field
@@ -25,13 +35,3 @@ def find_uploads(request: JobRequest, records: Records, settings: Settings) -> U
 
 def _extent(upload: Upload) -> Extent:
     return Extent(upload.media.width, upload.media.height, upload.media.frames)
-
-
-def _find(upload_id: str, kind: UploadKind, field: str, records: Records) -> Upload:
-    upload = records.upload(upload_id)
-    if upload is None:
-        detail = "There is no such upload, or it has expired."
-        raise Problem(404, "upload_not_found", detail, [FieldError(field=field, code="not_found", detail=detail)])
-    if upload.kind != kind:
-        raise invalid(field, f"this upload is a {upload.kind}; a {kind} is needed (POST /v1/uploads?kind={kind})")
-    return upload

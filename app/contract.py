@@ -88,6 +88,7 @@ class Upload(BaseModel):
     """A file the service holds."""
 
     id: str
+    tenant: str | None = Field(None, exclude_if=lambda tenant: tenant is None)
     kind: UploadKind = "clip"
     bytes: int
     sha256: str

@@ -76,7 +76,7 @@ class Jobs:
         job_id = job_id or new_id("job")
         if (existing := self.records.find(job_id)) is not None:
             return self._same(existing, request), False  # even where its upload is gone by now, or the queue full
-        clip = checks.find_uploads(request, self.records, self.settings)
+        clip = checks.find_uploads(request, tenant, self.records, self.settings)
         self._check_room()
         job = self._new(job_id, request, clip.media, clip.sha256, clip.warnings, tenant)
 
@@ -91,10 +91,14 @@ class Jobs:
         """The job as it is now; raises UnknownJob."""
         return self._view([self._current(self.records.get(job_id))])[0]
 
-    def page(self, status: JobStatus | None, limit: int, cursor: str | None) -> tuple[list[Job], str | None]:
-        """A page of jobs, newest first, and the cursor of the next page if there is one."""
+    def page(
+        self, status: JobStatus | None, limit: int, cursor: str | None, tenant: str | None = None
+    ) -> tuple[list[Job], str | None]:
+        """A page of the tenant's jobs, newest first, and the cursor of the next page if there is one."""
         page: list[Job] = []
         for found in self.records.newest(_position(cursor) if cursor else None):
+            if self.settings.hides(found.tenant, tenant):
+                continue
             job = self._current(found)
             if status is None or job.status is status:
                 if len(page) == limit:
@@ -124,7 +128,7 @@ class Jobs:
         job = self._current(self.records.get(job_id))
         if job.status not in (JobStatus.failed, JobStatus.canceled, JobStatus.expired):
             raise IllegalTransition(job, JobStatus.queued)
-        checks.find_uploads(job.request, self.records, self.settings)
+        checks.find_uploads(job.request, job.tenant, self.records, self.settings)
         self._check_room()
         request = job.request
         if job.overdue(now()):  # whoever retries then wants the result all the same

@@ -88,6 +88,10 @@ class Settings(BaseSettings):
         """Bytes of a GPU that a job may take; None: all."""
         return MEMORY_BUDGETS.get(self.memory)
 
+    def hides(self, owner: str | None, asking: str | None) -> bool:
+        """Whether what one tenant owns is not for another that asks: where there are tenants, none sees another's."""
+        return self.tenant_header is not None and owner != asking
+
     @cached_property
     def files(self) -> str:
         """Where clips and results lie: a directory, or s3://bucket/prefix."""

@@ -62,7 +62,9 @@ class Uploads:
         self.store = store
         self._probing = CapacityLimiter(PROBES_AT_ONCE)
 
-    async def receive(self, kind: UploadKind, said: Announced, body: AsyncIterator[bytes]) -> Upload:
+    async def receive(
+        self, kind: UploadKind, said: Announced, body: AsyncIterator[bytes], tenant: str | None
+    ) -> Upload:
         """Store, check and probe a file; raises a Problem or Refused, and then nothing of it is left."""
         self._check_size(said.size or 0)
         self._check_disk(said.size or 0)
@@ -79,6 +81,7 @@ class Uploads:
             created = now()
             upload = Upload(
                 id=upload_id,
+                tenant=tenant,
                 kind=kind,
                 bytes=size,
                 sha256=digest.hex(),
@@ -94,16 +97,16 @@ class Uploads:
             raise
         return upload
 
-    def get(self, upload_id: str) -> Upload:
-        """The upload; raises a Problem where there is none."""
+    def get(self, upload_id: str, tenant: str | None) -> Upload:
+        """The upload; raises a Problem where there is none that this tenant may see."""
         upload = self.records.upload(upload_id) if UPLOAD_ID.fullmatch(upload_id) else None
-        if upload is None:
+        if upload is None or self.settings.hides(upload.tenant, tenant):
             raise Problem(404, "upload_not_found", "There is no such upload, or it has expired.")
         return upload
 
-    def delete(self, upload_id: str) -> None:
+    def delete(self, upload_id: str, tenant: str | None) -> None:
         """Remove the file and its record; raises a Problem while a job still has to read it."""
-        self.get(upload_id)
+        self.get(upload_id, tenant)
         if jobs := self.records.live_jobs_of(upload_id):
             raise Problem(409, "upload_in_use", f"{jobs[0].id} still needs it; cancel that job first.")
         self.store.delete(upload_key(upload_id))

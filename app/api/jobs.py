@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
 from app.api.bounded import Bounded
-from app.api.wiring import JobId, Services, Wired
+from app.api.wiring import JobId, Services, Tenant, Wired
 from app.contract import Job, JobRequest, JobStatus
 from app.degradations import task_of
 
@@ -35,11 +35,11 @@ async def create_job(
     job_request: JobRequest,
     request: Request,
     wired: Wired,
+    tenant: Tenant,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
     prefer: Prefer = None,
 ) -> Response:
     """Queue a clip for restoration. Poll `Location`, or follow `urls.events`, until `terminal` is true."""
-    tenant = _tenant(request, wired)
     if idempotency_key is None:
         job, created = await run_in_threadpool(wired.jobs.submit, job_request, tenant=tenant)
     else:
@@ -49,10 +49,9 @@ async def create_job(
 
 @router.put("/{job_id}", status_code=202, response_model=Job, responses={200: {"model": Job}})
 async def put_job(
-    job_id: JobId, job_request: JobRequest, request: Request, wired: Wired, prefer: Prefer = None
+    job_id: JobId, job_request: JobRequest, request: Request, wired: Wired, tenant: Tenant, prefer: Prefer = None
 ) -> Response:
     """The same, under an id of the client's choice: `job_` and 26 of 0-9a-z. Sent again, it gives the job there is."""
-    tenant = _tenant(request, wired)
     job, created = await run_in_threadpool(wired.jobs.submit, job_request, job_id, tenant=tenant)
     return await _submitted(request, wired, job, created, prefer, 202 if created else 200)
 
@@ -60,12 +59,13 @@ async def put_job(
 @router.get("")
 def list_jobs(
     wired: Wired,
+    tenant: Tenant,
     status: JobStatus | None = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     cursor: Annotated[str | None, Query(max_length=200)] = None,
 ) -> JobPage:
     """Jobs, newest first; `next_cursor` leads to the next page."""
-    jobs, following = wired.jobs.page(status, limit, cursor)
+    jobs, following = wired.jobs.page(status, limit, cursor, tenant)
     return JobPage(data=jobs, next_cursor=following)
 
 
@@ -109,12 +109,6 @@ def matches(wanted: str, etag: str) -> bool:
     """If-None-Match: any of a list of tags, weak or strong, or `*`."""
     tags = [tag.strip().removeprefix("W/") for tag in wanted.split(",")]
     return etag in tags or "*" in tags
-
-
-def _tenant(request: Request, wired: Services) -> str | None:
-    """Whose job it is to be, where whatever stands in front of the API says so."""
-    header = wired.settings.tenant_header
-    return (request.headers.get(header) or None) if header else None
 
 
 async def _submitted(

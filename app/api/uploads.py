@@ -8,7 +8,7 @@ from anyio import move_on_after
 from fastapi import APIRouter, Query, Request, Response
 from starlette.requests import ClientDisconnect
 
-from app.api.wiring import Wired
+from app.api.wiring import Tenant, Wired
 from app.containers import UploadKind
 from app.contract import Upload
 from app.errors import Problem, problem_of
@@ -34,12 +34,13 @@ async def create_upload(
     request: Request,
     response: Response,
     wired: Wired,
+    tenant: Tenant,
     kind: Annotated[UploadKind, Query(description=KINDS)] = "clip",
 ) -> Upload:
     """Send a file as the raw body. It is decoded once, whole; what cannot be restored is refused, and says why."""
     body = request.stream()
     try:
-        upload = await wired.uploads.receive(kind, announced(request.headers), body)
+        upload = await wired.uploads.receive(kind, announced(request.headers), body, tenant)
     except ClientDisconnect:
         wired.metrics.uploads.labels("refused", "client_left").inc()
         raise Problem(CLIENT_LEFT, "client_left", "The client left before its body was whole.") from None
@@ -54,15 +55,15 @@ async def create_upload(
 
 
 @router.get("/{upload_id}")
-def get_upload(upload_id: str, wired: Wired) -> Upload:
+def get_upload(upload_id: str, wired: Wired, tenant: Tenant) -> Upload:
     """What the service knows of a file."""
-    return wired.uploads.get(upload_id)
+    return wired.uploads.get(upload_id, tenant)
 
 
 @router.delete("/{upload_id}", status_code=204)
-def delete_upload(upload_id: str, wired: Wired) -> None:
+def delete_upload(upload_id: str, wired: Wired, tenant: Tenant) -> None:
     """Remove a file that no unfinished job needs."""
-    wired.uploads.delete(upload_id)
+    wired.uploads.delete(upload_id, tenant)
 
 
 async def _drain(body: AsyncIterator[bytes]) -> None:

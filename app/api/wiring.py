@@ -39,9 +39,26 @@ def services(request: Request) -> Services:
 Wired = Annotated[Services, Depends(services)]
 
 
-def job_id(job_id: Annotated[str, Path(examples=["job_01k2m3n4p5q6r7s8t9v0w1x2y3"])]) -> str:
-    """An id of the wrong form belongs to no job."""
+def tenant(request: Request, wired: Wired) -> str | None:
+    """Who asks, where whatever stands in front of the API says so."""
+    header = wired.settings.tenant_header
+    return (request.headers.get(header) or None) if header else None
+
+
+Tenant = Annotated[str | None, Depends(tenant)]
+
+
+def job_id(
+    job_id: Annotated[str, Path(examples=["job_01k2m3n4p5q6r7s8t9v0w1x2y3"])], wired: Wired, tenant: Tenant
+) -> str:
+    """An id of the wrong form belongs to no job, that of another tenant's to none that is shown."""
     if not JOB_ID.fullmatch(job_id):
+        raise UnknownJob(job_id)
+    if (
+        wired.settings.tenant_header
+        and (job := wired.records.find(job_id))
+        and wired.settings.hides(job.tenant, tenant)
+    ):
         raise UnknownJob(job_id)
     return job_id
 

@@ -367,24 +367,3 @@ def test_a_client_may_wait_for_the_end(api: httpx.Client, job: dict[str, Any], r
 def test_whoever_submits_may_wait_too(api: httpx.Client, body: dict[str, Any]) -> None:
     deadline = api.post("/v1/jobs", json=body | {"cancel_after_seconds": 1}, headers={"Prefer": "wait=10"})
     assert (deadline.status_code, deadline.json()["status"]) == (202, "expired")
-
-
-def test_a_job_has_the_tenant_that_the_header_names(
-    serve: Callable[..., Any], upload_id: str, body: dict[str, Any], session_server: Server
-) -> None:
-    """Where one is set; a key of one tenant says nothing of another's."""
-    with (
-        serve(tenant_header="X-Tenant", data_dir=session_server.settings.data_dir) as server,
-        httpx.Client(base_url=server.url) as api,
-    ):
-        ids = set()
-        for tenant in ("a", "b"):
-            headers = {"X-Tenant": tenant, "Idempotency-Key": "same"}
-            jobs = [api.post("/v1/jobs", json=body, headers=headers).json() for _ in range(2)]
-            assert jobs[0]["id"] == jobs[1]["id"]
-            assert jobs[0]["tenant"] == tenant
-            ids.add(jobs[0]["id"])
-        assert len(ids) == 2
-        assert api.post("/v1/jobs", json=body).json()["tenant"] is None
-    with httpx.Client(base_url=session_server.url) as api:
-        assert api.post("/v1/jobs", json=body, headers={"X-Tenant": "a"}).json()["tenant"] is None

@@ -37,7 +37,7 @@ EVERY_SECONDS = (2.0, 8.0)  # from one fault to the next
 STOPPED_SECONDS = (1.0, 8.0)  # the lease is three
 PATIENCE_SECONDS = 300  # for what is left once the time is over
 WRITTEN_SECONDS = 2.5  # by when Redis has written down what it was told
-LONG_EVERY = 20  # jobs, of which one is long
+LONG_EVERY = 10  # jobs, of which one is long
 KINDS = ("kill worker", "kill horse", "SIGTERM", "stop horse", "stop worker", "cut", "slow", "kill Redis")
 SETTINGS = {"VXL_MAX_ATTEMPTS": "50", "VXL_STALL_SECONDS": "10"}
 

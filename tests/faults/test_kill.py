@@ -71,13 +71,18 @@ def test_a_killed_worker_is_survived_by_its_job(fleet: Fleet, undisturbed: str, 
     assert_done(fleet, job_id, undisturbed, {1} if stage in ("before taking", "written") else {1, 2})
 
 
-@pytest.mark.parametrize("stage", EACH)
-def test_a_killed_horse_is_survived_by_its_job(fleet: Fleet, undisturbed: str, stage: str) -> None:
+@pytest.mark.parametrize(
+    ("stage", "number"),
+    [*((stage, signal.SIGKILL) for stage in EACH), *([("sampling", signal.SIGSEGV)] if ALL else [])],
+)
+def test_a_killed_horse_is_survived_by_its_job(
+    fleet: Fleet, undisturbed: str, stage: str, number: signal.Signals
+) -> None:
     worker = fleet.start()
     fleet.ready()
     horse = fleet.horse_of(worker)
     job_id = reach(fleet, stage)
-    os.kill(horse, signal.SIGKILL)
+    os.kill(horse, number)
     fleet.proxy.release(drop=True)
     assert_done(fleet, job_id, undisturbed, {1, 2})
     assert worker.poll() is None
