@@ -42,7 +42,7 @@ from worker.ticket import LeaseLost
 log = structlog.get_logger(__name__)
 
 POLL_SECONDS = 0.25
-OUTAGE_SECONDS_MAX = 15.0
+OUTAGE_SECONDS_MAX = 5.0  # less than any lease
 LAST_SECONDS = 2.0  # after the time to drain: to write down what became of the job, and to go
 
 
