@@ -275,9 +275,17 @@ def job_urls(job_id: str) -> dict[str, str]:
     return {"self": base} | {name: f"{base}/{name}" for name in ("cancel", "events", *RESULT_FILES)}
 
 
-def result_key(job_id: str, name: str) -> str:
-    """Where in the store a result lies; name as in RESULT_FILES."""
-    return f"jobs/{job_id}/{RESULT_FILES[name]}"
+def results_prefix(job_id: str) -> str:
+    """Under what in the store lies all that a job has made."""
+    return f"jobs/{job_id}"
+
+
+def result_key(job: Job, name: str) -> str:
+    """Where in the store a result lies; name as in RESULT_FILES.
+
+    Each attempt has its own: one that another took over from, and goes on all the same, cannot touch what that made.
+    """
+    return f"{results_prefix(job.id)}/{job.attempt}/{RESULT_FILES[name]}"
 
 
 def upload_key(upload_id: str) -> str:

@@ -31,7 +31,7 @@ from app.contract import (
     Progress,
     checkpoint_prefix,
     job_urls,
-    result_key,
+    results_prefix,
 )
 from app.errors import Problem, invalid
 from app.ids import new_id
@@ -149,7 +149,7 @@ class Jobs:
         job = self._current(self.records.get(job_id))
         if not job.terminal:
             raise IllegalTransition(job, job.status)
-        self.store.delete(result_key(job_id, "output").rpartition("/")[0])
+        self.store.delete(results_prefix(job_id))
         self.records.delete(job_id, lambda pipe: pipe.delete(QueuedJob.key_for(job_id)))
 
     # --- the queues

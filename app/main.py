@@ -88,6 +88,8 @@ def assemble(settings: Settings) -> Services:
     release = version("vision-xl")
     records, store = Records(connect(settings)), Store(settings.files)
     jobs = Jobs(settings, records, store)
+    uploads = Uploads(settings, records, store)
+    uploads.clear()
     metrics = Metrics(settings, jobs, release)
     jobs.on_end = metrics.job_ended
     return Services(
@@ -95,7 +97,7 @@ def assemble(settings: Settings) -> Services:
         records=records,
         store=store,
         jobs=jobs,
-        uploads=Uploads(settings, records, store),
+        uploads=uploads,
         idempotency=Idempotency(jobs),
         metrics=metrics,
         listeners=CapacityLimiter(LISTENERS),

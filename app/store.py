@@ -4,7 +4,7 @@ import errno
 import heapq
 import os
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -72,9 +72,9 @@ class Store:
         """Store what `body` yields; an error it raises leaves nothing behind."""
         await obstore.put_async(self._store, key, body, use_multipart=True, chunk_size=CHUNK, max_concurrency=4)
 
-    def put_file(self, key: str, path: Path) -> None:
-        with path.open("rb") as file:
-            obstore.put(self._store, key, file, use_multipart=True, chunk_size=CHUNK)
+    def put_file(self, key: str, path: Path, each: Callable[[], object] = lambda: None) -> None:
+        """each: called before every piece of 8 MiB; what it raises leaves nothing behind."""
+        obstore.put(self._store, key, _pieces(path, each), use_multipart=True, chunk_size=CHUNK, max_concurrency=4)
 
     def put_bytes(self, key: str, body: bytes) -> None:
         obstore.put(self._store, key, body)
@@ -97,10 +97,10 @@ class Store:
         for at in range(start, stop, CHUNK):
             yield bytes(obstore.get_range(self._store, key, start=at, end=min(at + CHUNK, stop)))
 
-    def fetch(self, key: str, scratch: Path) -> Path:
+    def fetch(self, key: str, scratch: Path, each: Callable[[], object] = lambda: None) -> Path:
         """A local path to read the file from: the file itself on a local disk, else a copy under `scratch`.
 
-        Raises FileNotFoundError where there is none.
+        each: called before every piece of 8 MiB. Raises FileNotFoundError where there is none.
         """
         if self.directory is not None:
             obstore.head(self._store, key)
@@ -108,6 +108,7 @@ class Store:
         path = scratch / key.replace("/", "_")
         with path.open("wb") as file:
             for piece in self.read(key):
+                each()
                 file.write(piece)
         return path
 
@@ -145,3 +146,10 @@ class Store:
                 continue
         if self.directory is not None:
             shutil.rmtree(self.directory / prefix, ignore_errors=True)
+
+
+def _pieces(path: Path, each: Callable[[], object]) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while piece := file.read(CHUNK):
+            each()
+            yield piece

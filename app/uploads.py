@@ -2,8 +2,10 @@
 
 import re
 import shutil
+import time
 from base64 import b64decode
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -27,6 +29,7 @@ UPLOAD_ID = re.compile(r"up_[0-9a-z]{26}")
 SPARE_BYTES = 64 << 20  # of disk, which uploads leave to everyone else
 CHECK_BYTES = 4 << 20  # received between two looks at the disk
 RETRY_FULL_SECONDS = 60
+STALE_SECONDS = 86400  # no look at an upload takes that long
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,13 @@ class Uploads:
         self.records = records
         self.store = store
         self._probing = CapacityLimiter(PROBES_AT_ONCE)
+
+    def clear(self) -> None:
+        """Delete copies of uploads that an API which was killed looked at; the store has the files."""
+        for path in self.settings.scratch.glob(f"{upload_key('').replace('/', '_')}*"):
+            with suppress(FileNotFoundError):  # another was faster
+                if time.time() - path.stat().st_mtime > STALE_SECONDS:
+                    path.unlink()
 
     async def receive(
         self, kind: UploadKind, said: Announced, body: AsyncIterator[bytes], tenant: str | None

@@ -14,8 +14,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
+import structlog
 from redis import Redis
 from redis.client import Pipeline
+
+from app.records import REDIS_AWAY
+from worker.ticket import Ticket
+
+log = structlog.get_logger(__name__)
 
 SHARED = "vxl:shared"
 
@@ -62,6 +68,14 @@ redis.call('HDEL', KEYS[1] .. ':far', ARGV[1])
 return 1
 """
 # The same. ARGV: the run, how far it is.
+# KEYS: runs of a job, SHARED, the registry of executions. ARGV: an execution there, a job, the time, runs; nothing is
+# offered where the execution is no longer there.
+OFFER = """
+if ARGV[1] ~= '' and not redis.call('ZSCORE', KEYS[3], ARGV[1]) then return end
+redis.call('DEL', KEYS[1], KEYS[1] .. ':far')
+for n = 4, #ARGV do redis.call('HSET', KEYS[1], ARGV[n], 'free') end
+redis.call('ZADD', KEYS[2], ARGV[3], ARGV[2])
+"""
 TELL = "if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSET', KEYS[1] .. ':far', ARGV[1], ARGV[2]) end"
 
 
@@ -108,22 +122,27 @@ def claim(redis: Redis, holder: str, seconds: float, without: frozenset[str]) ->
 
 
 class Board:
-    """What the worker that has a job sees of it."""
+    """What the worker that has a job sees of it. ticket: its right to offer anything."""
 
-    def __init__(self, redis: Redis, job_id: str) -> None:
-        self.redis, self.job_id = redis, job_id
+    def __init__(self, redis: Redis, job_id: str, ticket: Ticket | None = None) -> None:
+        self.redis, self.job_id, self.ticket = redis, job_id, ticket
 
     def offer(self, runs: Sequence[int]) -> None:
-        """Give these away to whoever has time."""
-        with self.redis.pipeline() as pipe:
-            pipe.delete(_runs(self.job_id), f"{_runs(self.job_id)}:far")
-            pipe.hset(_runs(self.job_id), mapping={str(n): "free" for n in runs})
-            pipe.zadd(SHARED, {self.job_id: time.time()})
-            pipe.execute()
+        """Give these away to whoever has time; nothing where Redis is away."""
+        registry, entry = (self.ticket.registry, self.ticket.entry) if self.ticket else ("", "")
+        keys = (_runs(self.job_id), SHARED, registry)
+        try:
+            self.redis.eval(OFFER, 3, *keys, entry, self.job_id, str(time.time()), *map(str, runs))
+        except REDIS_AWAY as error:
+            log.warning("no runs offered: Redis is away", error=str(error))
 
     def take(self, run: int) -> bool:
-        """Have it ourselves, or what came of it; False where another is at it."""
-        return bool(self.redis.eval(TAKE, 1, _runs(self.job_id), str(run)))
+        """Have it ourselves, or what came of it; False where another is at it, or may be: while Redis is away."""
+        try:
+            return bool(self.redis.eval(TAKE, 1, _runs(self.job_id), str(run)))
+        except REDIS_AWAY as error:
+            log.warning("no run taken: Redis is away", error=str(error))
+            return False
 
     def far(self) -> tuple[int, int]:
         """How many frames others have inverted, and denoised, in runs not taken back yet: frames times steps."""

@@ -9,6 +9,7 @@ was made by another version or for another request, counts as not there.
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from hashlib import sha256
@@ -45,11 +46,8 @@ class Checkpoints(Protocol):
     def get(self, name: str) -> Kept | None:
         """What was kept under that name last, if anything."""
 
-    def put(self, name: str, files: dict[str, Path], told: dict[str, Any]) -> None:
-        """Keep this instead; told: ready for JSON."""
-
-    def drop(self, name: str) -> None:
-        """It is needed no longer."""
+    def put(self, name: str, files: dict[str, Path], told: dict[str, Any], over: str | None = None) -> None:
+        """Keep this instead; told: ready for JSON. over: the name of what is needed no longer once this is kept."""
 
     def written(self) -> None:
         """Returns once all that was put is there, or was given up."""
@@ -63,7 +61,7 @@ class StepKeeper:
     """
 
     def __init__(self, checkpoints: Checkpoints | None, name: str, scratch: Path) -> None:
-        self._checkpoints, self._name, self._scratch = checkpoints, name, scratch
+        self.name, self._checkpoints, self._scratch = name, checkpoints, scratch
         self._found = checkpoints.get(name) if checkpoints else None
         self.told: dict[str, Any] = self._found.told if self._found else {}
         self.tell: Callable[[], dict[str, Any]] = dict
@@ -83,14 +81,9 @@ class StepKeeper:
     def keep(self, steps: int, z: Frames, frames: int, generator: Tensor) -> None:
         if self._checkpoints is None:
             return
-        path = self._scratch / f"{self._name}-{steps % 2}.safetensors"  # the one before may yet be read
+        path = self._scratch / f"{self.name}-{steps % 2}.safetensors"  # the one before may yet be read
         save_file({"z": z[0:frames].cpu().contiguous(), "generator": generator}, path)
-        self._checkpoints.put(self._name, {"latents": path}, {"steps": steps} | self.tell())
-
-    def drop(self) -> None:
-        """The run is finished."""
-        if self._checkpoints:
-            self._checkpoints.drop(self._name)
+        self._checkpoints.put(self.name, {"latents": path}, {"steps": steps} | self.tell())
 
 
 class StoredCheckpoints:
@@ -122,10 +115,10 @@ class StoredCheckpoints:
             log.warning("checkpoint ignored", name=name, reason=brief(error))
             return None
 
-    def put(self, name: str, files: dict[str, Path], told: dict[str, Any]) -> None:
+    def put(self, name: str, files: dict[str, Path], told: dict[str, Any], over: str | None = None) -> None:
         """Returns once what was put before is written: these files have to stay as they are until then."""
         with self._lock:
-            before, self._writing = self._writing, self._thread.submit(self._put, name, files, told)
+            before, self._writing = self._writing, self._thread.submit(self._put, name, files, told, over)
         if before:
             before.result()
 
@@ -134,10 +127,6 @@ class StoredCheckpoints:
         if self._writing:
             self._writing.result()
 
-    def drop(self, name: str) -> None:
-        with self._lock:
-            self._writing = self._thread.submit(self._drop, name)
-
     def _get(self, name: str) -> Kept:
         found = json.loads(b"".join(self._store.read(self._list_of(name))))
         if found["identity"] != self._identity:
@@ -145,7 +134,7 @@ class StoredCheckpoints:
         files: dict[str, Path] = {}
         for kind, digest in found["files"].items():
             try:
-                files[kind] = self._store.fetch(self._key(name, digest), self._scratch)
+                files[kind] = self._ours(self._store.fetch(self._key(name, digest), self._scratch), f"{name}-{kind}")
                 whole = digest_of(files[kind]) == digest
             except FileNotFoundError:
                 whole = False
@@ -154,7 +143,19 @@ class StoredCheckpoints:
         self._keys[name] = {self._key(name, digest) for digest in found["files"].values()}
         return Kept(files, found["told"])
 
-    def _put(self, name: str, files: dict[str, Path], told: dict[str, Any]) -> None:
+    def _ours(self, path: Path, name: str) -> Path:
+        """A file of the store under a name of our own: a worker that had the run before may yet delete it there."""
+        if path.parent == self._scratch:
+            return path
+        own = self._scratch / name
+        own.unlink(missing_ok=True)
+        try:
+            own.hardlink_to(path)
+        except OSError:  # another disk
+            shutil.copyfile(path, own)
+        return own
+
+    def _put(self, name: str, files: dict[str, Path], told: dict[str, Any], over: str | None) -> None:
         try:
             digests = {kind: digest_of(path) for kind, path in files.items()}
             keys = {kind: self._key(name, digest) for kind, digest in digests.items()}
@@ -168,6 +169,9 @@ class StoredCheckpoints:
             self._keys[name] = set(keys.values())
         except UNREADABLE as error:
             log.warning("checkpoint not written", name=name, reason=brief(error))
+            return
+        if over:
+            self._drop(over)
 
     def _drop(self, name: str) -> None:
         try:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from queue import Empty, SimpleQueue
 from threading import Event, Thread
 from typing import cast
 
@@ -20,10 +21,10 @@ from rq import worker_registration
 from rq.executions import Execution
 from rq.job import Job as QueuedJob
 
-from app.contract import Job, JobStatus, checkpoint_prefix, result_key, upload_key
+from app.contract import Job, JobStatus, checkpoint_prefix, results_prefix, upload_key
 from app.records import IllegalTransition, UnknownJob, now
 from app.settings import Settings
-from app.store import FoundFile, Store, brief
+from app.store import Store, brief
 from worker import tenants
 from worker.ledger import Ledger
 
@@ -49,46 +50,55 @@ UNFINISHED = timedelta(days=1)  # how long the rest of a file may take to come
 
 
 class Housekeeper:
-    """A thread of every worker, of which one keeps house: the one that leads, whether it has a job or not.
+    """Two threads of every worker, of which one keeps house: the one that leads, whether it has a job or not.
 
-    Should two lead for a moment, as after a pause longer than the lease, nothing is done twice: whoever removes a
-    finding is the one to act on it.
+    One gives back jobs, the other clears away, which can take long where the store is away. Should two workers lead for
+    a moment, as after a pause longer than the lease, nothing is done twice: whoever removes a finding is the one to act
+    on it.
     """
 
     def __init__(self, connection: Redis, settings: Settings, ledger: Ledger, name: str) -> None:
         self.redis, self.settings, self.ledger, self.records = connection, settings, ledger, ledger.records
         self.name, self._sweep_at = name, 0.0
-        self._stopped, self._thread = Event(), Thread(target=self._keep, name="housekeeper", daemon=True)
+        self._stopped, self._leading = Event(), False
+        self._threads = [Thread(target=work, daemon=True) for work in (self._keep, self._clear)]
+        self._ended: SimpleQueue[Job | None] = SimpleQueue()  # None: that was the last one
         self.store = Store(settings.files)
-        self._tidy_at, self._tidy_here_at, self._looked_at = 0.0, 0.0, ""
-        ledger.on_end = self.forget
+        self._tidy_at, self._tidy_here_at = 0.0, 0.0
+        self._looked_at: dict[str, str] = {}  # by prefix: the last file that a pass has seen
+        ledger.on_end = self._ended.put
 
     def start(self) -> None:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
         """Let another lead."""
         self._stopped.set()
-        self._thread.join(STOP_SECONDS)
+        self._ended.put(None)
+        deadline = time.monotonic() + STOP_SECONDS
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def _keep(self) -> None:
-        pause, away = 0.0, False
+        pause, away, wall = 0.0, False, time.time() - time.monotonic()
         trusted_at = time.monotonic() + 2 * self.settings.heartbeat_seconds  # it may be that Redis is just back
         while not self._stopped.wait(pause):
             pause, asked = self.settings.heartbeat_seconds, time.monotonic()
+            if abs(time.time() - asked - wall) > self.settings.heartbeat_seconds:
+                away = True  # this machine slept, or its clock was set
+            wall = time.time() - asked
             try:
-                leads = self.leads()
+                self._leading = self.leads()
                 if time.monotonic() - asked > self.settings.heartbeat_seconds:
                     raise RedisConnectionError("it took too long to answer")
                 if away:
                     # Leases ran out while nobody could renew them: let the others do so first.
                     away, trusted_at = False, time.monotonic() + self.settings.lease_seconds
-                if leads and time.monotonic() >= trusted_at:
+                if self._leading and time.monotonic() >= trusted_at:
                     self.expire_leases()
                     self.find_missing()
                     self.sweep()
-                    self.tidy()
-                self.tidy_here()
             except RedisError as error:
                 log.warning("nobody keeps house: Redis is away", reason=str(error))
                 away = True
@@ -96,6 +106,21 @@ class Housekeeper:
                 log.exception("housekeeping failed")
         with suppress(RedisError):
             self.redis.eval(RESIGN, 1, LEADER, self.name)
+
+    def _clear(self) -> None:
+        while True:
+            try:
+                with suppress(Empty):
+                    if (job := self._ended.get(timeout=self.settings.heartbeat_seconds)) is None:
+                        return
+                    self.forget(job)
+                if self._leading:
+                    self.tidy()
+                self.tidy_here()
+            except RedisError as error:
+                log.warning("nothing is cleared away: Redis is away", reason=str(error))
+            except Exception:
+                log.exception("clearing away failed")
 
     def leads(self) -> bool:
         """Whether this one is to keep house until its lease ends, or the next call."""
@@ -105,12 +130,17 @@ class Housekeeper:
         """Give back the jobs of workers that have not been heard of for a lease."""
         for queue in self.ledger.queues.values():
             key = queue.started_job_registry.key
-            for raw in cast(list[bytes], self.redis.zrangebyscore(key, 0, time.time())):
+            for raw in cast(list[bytes], self.redis.zrangebyscore(key, 0, self._now())):
                 execution = Execution.from_composite_key(raw.decode(), self.redis)
                 if self.redis.zrem(key, raw):  # ours to give back
                     self.redis.delete(execution.key)
                     log.warning("lease expired", job_id=execution.job_id)
                     self.ledger.lost(execution.job_id, None)
+
+    def _now(self) -> float:
+        """Seconds since the epoch, by the clock that all workers see: that of Redis."""
+        seconds, millionths = self.redis.time()
+        return seconds + millionths / 1e6
 
     def find_missing(self) -> None:
         """Give back jobs that are nowhere, or on the way to a worker for longer than that takes: for half a lease.
@@ -123,8 +153,8 @@ class Housekeeper:
         if found := seen - missing:
             self.redis.zrem(MISSING, *found)
         if missing:
-            self.redis.zadd(MISSING, dict.fromkeys(missing, time.time()), nx=True)
-        since = time.time() - self.settings.lease_seconds / 2
+            self.redis.zadd(MISSING, dict.fromkeys(missing, self._now()), nx=True)
+        since = self._now() - self.settings.lease_seconds / 2
         for raw in cast(list[bytes], self.redis.zrangebyscore(MISSING, 0, since)):
             if self.redis.zrem(MISSING, raw):  # ours to give back
                 log.warning("job found in no queue", job_id=raw.decode())
@@ -138,8 +168,9 @@ class Housekeeper:
         for job in self.records.live():
             if job.status is JobStatus.queued and job.overdue(now()):
                 self.ledger.expired(job.id)
+        noted = tenants.running(self.redis)
         places = self.ledger.places()
-        tenants.forget_all_but(self.redis, places.between | places.leased)
+        tenants.forget(self.redis, noted, places.between | places.leased)
         for queue in self.ledger.queues.values():
             worker_registration.clean_worker_registry(queue)
 
@@ -148,7 +179,7 @@ class Housekeeper:
         if time.monotonic() < self._tidy_at:
             return
         self._tidy_at = time.monotonic() + TIDY_SECONDS
-        for clear in (self._clear_jobs, self._clear_uploads, self._clear_checkpoints):
+        for clear in (self._clear_jobs, self._clear_orphans, self._clear_checkpoints):
             with _tolerated():
                 clear(time.monotonic() + PASS_SECONDS)
 
@@ -166,11 +197,22 @@ class Housekeeper:
                     log.info("scratch deleted", path=str(path))
 
     def forget(self, job: Job) -> None:
-        """Clear away what was kept of a job that has ended; what cannot be now later passes find."""
+        """Clear away what was kept of a job until it ended; what cannot be now later passes find."""
+        if self._goes_on(job):
+            return
         with _tolerated(job_id=job.id):
             self.store.delete(checkpoint_prefix(job.id))
-        for left_behind in self.settings.scratch.glob(f"{job.id}-*"):
-            shutil.rmtree(left_behind, ignore_errors=True)  # by a horse that was killed
+            for file in self.store.files(results_prefix(job.id)):  # of attempts that came to nothing
+                if job.status is not JobStatus.succeeded or file.key.split("/")[-2] != str(job.attempt):
+                    self.store.delete(file.key)
+        for left_behind in self.settings.scratch.glob(f"{job.id}-*"):  # by a horse that was killed
+            if not self._goes_on(job):
+                shutil.rmtree(left_behind, ignore_errors=True)
+
+    def _goes_on(self, job: Job) -> bool:
+        """Whether a client had a job tried again that ended."""
+        now_it_is = self.records.find(job.id)
+        return now_it_is is not None and not now_it_is.terminal
 
     def _clear_jobs(self, until: float) -> None:
         """Jobs whose results have expired: the files first, so that no file is left without its record."""
@@ -184,30 +226,33 @@ class Housekeeper:
         job = self.records.get(job_id)
         if not job.terminal or job.expires_at is None or job.expires_at > now():
             return  # a client was faster, who wants it run again
-        self.store.delete(result_key(job_id, "output").rpartition("/")[0])
+        self.store.delete(results_prefix(job_id))
         self.records.delete(job_id, lambda pipe: pipe.delete(QueuedJob.key_for(job_id)))
         log.info("expired job purged", job_id=job_id)
 
-    def _clear_uploads(self, until: float) -> None:
-        """Uploads without a record that no job needs. The next pass goes on where this one ends."""
-        page = self.store.files(upload_key("").rstrip("/"), after=self._looked_at, limit=FILES_PER_PASS)
-        for file in page:
-            if time.monotonic() > until:
-                return
-            self._looked_at = file.key
-            if self._is_orphan(file):
-                with _tolerated(key=file.key):
-                    self.store.delete(file.key)
-                    log.info("expired upload deleted", key=file.key)
-        if len(page) < FILES_PER_PASS:
-            self._looked_at = ""
+    def _clear_orphans(self, until: float) -> None:
+        """Uploads without a record that no job needs, and results without one. The next pass goes on where this ends.
 
-    def _is_orphan(self, file: FoundFile) -> bool:
-        # Within its time, a file without a record tells of records that were lost, and may come back.
-        kept = UNFINISHED if file.part else timedelta(seconds=self.settings.upload_ttl_seconds)
-        if now() - file.last_modified < kept:
-            return False
-        upload_id = file.key.removeprefix(upload_key("")).partition("#")[0]
+        Within its time, a file without a record tells of records that were lost, and may come back.
+        """
+        for prefix, seconds, is_orphan in (
+            (upload_key(""), self.settings.upload_ttl_seconds, self._is_no_upload),
+            (results_prefix(""), self.settings.result_ttl_seconds, lambda job_id: self.records.find(job_id) is None),
+        ):
+            page = self.store.files(prefix.rstrip("/"), after=self._looked_at.get(prefix, ""), limit=FILES_PER_PASS)
+            for file in page:
+                if time.monotonic() > until:
+                    return
+                self._looked_at[prefix] = file.key
+                kept = UNFINISHED if file.part else timedelta(seconds=seconds)
+                if now() - file.last_modified >= kept and is_orphan(file.key.split("/")[1].partition("#")[0]):
+                    with _tolerated(key=file.key):
+                        self.store.delete(file.key)
+                        log.info("file without a record deleted", key=file.key)
+            if len(page) < FILES_PER_PASS:
+                self._looked_at[prefix] = ""
+
+    def _is_no_upload(self, upload_id: str) -> bool:
         return self.records.upload(upload_id) is None and not self.records.live_jobs_of(upload_id)
 
     def _clear_checkpoints(self, until: float) -> None:

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 from redis.client import Pipeline
-from rq.executions import Execution
+from rq.executions import Execution, ExecutionRegistry
 from rq.job import Job as QueuedJob
+from rq.utils import now
 
 from worker.ticket import Ticket
 
@@ -23,6 +24,13 @@ class Lease:
 
     def held(self) -> bool:
         return self.ticket.held(self.job.connection)
+
+    def renew(self, pipe: Pipeline, seconds: int, until: float) -> None:
+        """For so long, that is until then: in seconds since the epoch, by the clock of Redis. Not where it was lost."""
+        self.execution.last_heartbeat = now()
+        self.execution.save(seconds, pipe)
+        pipe.zadd(self.ticket.registry, {self.ticket.entry: until}, xx=True)
+        ExecutionRegistry(self.job.id, self.job.connection).add(self.execution, seconds, pipe, xx=True)
 
     def release(self, pipe: Pipeline) -> None:
         self.execution.delete(job=self.job, pipeline=pipe)

@@ -125,8 +125,8 @@ class Ledger:
         return True
 
     def finished(self, job_id: str, lease: Lease | None) -> None:
-        """Its task returned: the record says how it ended. If not, that is the task's mistake."""
-        self.failed(job_id, INTERNAL_ERROR, lease)
+        """Its task returned, so the record says how it ended. If not, Redis lost that, and it is done again."""
+        self.lost(job_id, lease)
 
     def failed(self, job_id: str, error: JobError, lease: Lease | None) -> None:
         self._settle(job_id, lambda job: (JobStatus.failed, {"error": error}), lease)

@@ -6,26 +6,14 @@ from importlib.metadata import version
 from uuid import uuid4
 
 import structlog
-from redis import Redis
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.retry import Retry
 
 from app.logging import configure
 from app.settings import Settings
 from worker.metrics import Metrics
+from worker.patience import connect
 from worker.warm_worker import WarmWorker
 
 log = structlog.get_logger(__name__)
-
-
-def connect(url: str) -> Redis:
-    """A client that says soon when Redis is away: how long to wait for it, its user decides.
-
-    A connection that was closed meanwhile is made anew; one that does not answer is not asked again.
-    """
-    once_more = Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
-    return Redis.from_url(url, socket_timeout=2, socket_connect_timeout=2, retry=once_more)
 
 
 def main(loader: str = "worker.task:load") -> int:

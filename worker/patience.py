@@ -7,6 +7,10 @@ from typing import Any, TypeVar
 
 import structlog
 from obstore.exceptions import BaseError
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.retry import Retry
 
 from app.contract import Job, JobStatus
 from app.records import REDIS_AWAY, IllegalTransition, Records
@@ -20,11 +24,32 @@ T = TypeVar("T")
 REDIS_SECONDS = STORE_SECONDS = 300
 
 
+def connect(url: str) -> Redis:
+    """A client that says soon when Redis is away: how long to wait for it, its user decides.
+
+    A connection that was closed meanwhile is made anew; one that does not answer is not asked again.
+    """
+    once_more = Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
+    return Redis.from_url(url, socket_timeout=2, socket_connect_timeout=2, retry=once_more)
+
+
 class Patience:
     """For a task: it lives meanwhile, and stops waiting where its worker says so (`Control.go_on`)."""
 
     def __init__(self, records: Records, control: Control) -> None:
         self._records, self._control = records, control
+
+    def get(self, job_id: str) -> Job:
+        """A record, as `Records.get`; for up to five minutes."""
+        deadline = time.monotonic() + REDIS_SECONDS
+        while True:
+            try:
+                return self._records.get(job_id)
+            except REDIS_AWAY as error:
+                if time.monotonic() > deadline:
+                    raise
+                log.warning("redis is away; the record is asked for again", error=str(error))
+                self._wait()
 
     def move(self, job: Job, to: JobStatus, **changes: Any) -> Job:
         """A change of state, as `Records.move`; for up to five minutes."""
@@ -47,11 +72,11 @@ class Patience:
 
     def put(self, store: Store, key: str, path: Path) -> None:
         """A file into the store, for up to five minutes; then raises StoreAway."""
-        self._with_store(key, lambda: store.put_file(key, path))
+        self._with_store(key, lambda: store.put_file(key, path, self._control.go_on))
 
     def fetch(self, store: Store, key: str, scratch: Path) -> Path:
         """A file from the store, as `Store.fetch`; for up to five minutes, then raises StoreAway."""
-        return self._with_store(key, lambda: store.fetch(key, scratch))
+        return self._with_store(key, lambda: store.fetch(key, scratch, self._control.go_on))
 
     def _with_store(self, key: str, work: Callable[[], T]) -> T:
         deadline = time.monotonic() + STORE_SECONDS

@@ -95,10 +95,15 @@ class Pipeline:
         sampling, plan = self.setup.sampling, self.plan
         self.follower.planned(plan.sampled, len(sampling.schedule.timesteps), sampling.inversions)
         made: dict[int, Future[Segment]] = {}
-        left = list(range(len(plan.runs)))
-        if checkpoints and board:
-            self._solver.on_chosen = partial(self._offer, left, checkpoints, board)
+        if checkpoints and (shared := checkpoints.get(SHARED)):
+            self._solver.take_over(shared.told)
         with Lane() as behind:  # where a segment is finished while the next one is solved
+            for n in range(len(plan.runs)):
+                if before := self._found(n, checkpoints):
+                    made[n] = behind.put(before)
+            left = [n for n in range(len(plan.runs)) if n not in made]
+            if checkpoints and board:
+                self._solver.on_chosen = partial(self._offer, left, checkpoints, board)
             while left:
                 for n in list(left):
                     finish = self._found(n, checkpoints)
@@ -187,8 +192,7 @@ class Pipeline:
             rest.close()
             whole = segment.segment(told)
             if checkpoints:
-                checkpoints.put(_segment(n), whole.files, whole.told)
-                keeper.drop()
+                checkpoints.put(_segment(n), whole.files, whole.told, over=keeper.name)
             return whole
 
         return finish

@@ -33,7 +33,7 @@ class Meter:
     def __init__(self, job_id: str, task: str, control: Control, records: Records, run: int | None = None) -> None:
         """run: the one that is helped with, of another worker's job, whose progress is told to that."""
         self.job_id, self.task, self.control, self.records, self.run = job_id, task, control, records, run
-        self.board, self._far = Board(records.redis, job_id), (0, 0)
+        self.board, self._far = Board(records.redis, job_id, control.ticket), (0, 0)
         self.stages: dict[str, float] = defaultdict(float)
         self._before: dict[str, float] = defaultdict(float)
         self._share_before = self._percent = 0.0

@@ -157,6 +157,11 @@ class Stable:
             self.defunct = self.horse.defunct
         self.close()
 
+    def kill(self) -> None:
+        """End the horse, if there is one, without waiting for that."""
+        if horse := self.horse:
+            horse.kill()
+
     def close(self, seconds: float = 0) -> None:
         """Let the horse go, within so many seconds."""
         if self.horse:

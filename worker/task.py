@@ -5,7 +5,7 @@
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import structlog
 import torch
-from redis import Redis
+from obstore.exceptions import BaseError
 
 from app.contract import (
     RESULT_FILES,
@@ -28,7 +28,7 @@ from app.contract import (
     upload_key,
 )
 from app.degradations import task_of
-from app.records import Records, now
+from app.records import IllegalTransition, Records, UnknownJob, now
 from app.restoration import Restoration
 from app.settings import Settings
 from app.store import Store, disk_full
@@ -38,7 +38,7 @@ from worker.compiled import compile_for
 from worker.control import Control, DeviceLost, NotFinite, TaskFailed
 from worker.loaded import learned_of, prior_of
 from worker.outcome import Outcome
-from worker.patience import Patience
+from worker.patience import Patience, connect
 from worker.pipeline import Pipeline
 from worker.progress import Meter
 from worker.scenes import Scan, scan
@@ -61,7 +61,7 @@ def load(settings: Settings, control: Control) -> "Restorer":
     if settings.redis_url is None:
         raise ValueError("VXL_REDIS_URL is not set")
     settings.scratch.mkdir(parents=True, exist_ok=True)
-    redis = Redis.from_url(settings.redis_url, socket_timeout=5)
+    redis = connect(settings.redis_url)
     prior = prior_of(settings)
     if settings.sizes_to_compile and not prior.offload:  # weights that move would be compiled for anew each time
         compile_for(
@@ -114,7 +114,7 @@ class Restorer:
 
     def __call__(self, job_id: str) -> None:
         """Restore the clip of a queued job and record how it went; raises as worker/control.py says."""
-        job = self.records.get(job_id)
+        job = self.patience.get(job_id)
         started = now()
         changes: dict[str, Any] = {"attempt": job.attempt + 1, "version": self.version}
         if job.started_at is None:
@@ -206,6 +206,7 @@ class Restorer:
             "libraries": {name: version(name) for name in LIBRARIES},
             "device": [prior.device.type, str(prior.unet.dtype), str(prior.vae.dtype)],
             "sizes": [settings.part_frames, settings.tile_pixels],
+            "learned": [str(settings.lpips), str(settings.fvd)] if job.request.simulate else [],
         }
         return StoredCheckpoints(self.store, job.id, identity, scratch)
 
@@ -250,10 +251,16 @@ class Restorer:
         manifest = self._manifest(job.model_copy(update=changes), outcome, meter)
         files["manifest"] = files["output"].with_name(RESULT_FILES["manifest"])
         files["manifest"].write_text(json.dumps(manifest, indent=2, allow_nan=False) + "\n")
-        for name, path in files.items():
-            self.patience.put(self.store, result_key(job.id, name), path)
-        meter.done()
-        self.patience.move(job, JobStatus.succeeded, **changes)
+        try:
+            for name, path in files.items():
+                self.patience.put(self.store, result_key(job, name), path)
+            meter.done()
+            self.patience.move(job, JobStatus.succeeded, **changes)
+        except (IllegalTransition, UnknownJob, LeaseLost):
+            with suppress(BaseError):
+                for name in files:  # of this attempt, which nobody asks for any more
+                    self.store.delete(result_key(job, name))
+            raise
 
     def _manifest(self, job: Job, outcome: Outcome, meter: Meter) -> Manifest:
         """All it takes to know how the result came about, and to make it again."""

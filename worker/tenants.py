@@ -55,8 +55,14 @@ def release(job_id: str, pipe: Pipeline) -> None:
     pipe.eval(RELEASE, 1, TENANTS, RUNNING, job_id)
 
 
-def forget_all_but(redis: Redis, taken: frozenset[str]) -> None:
-    """Those that no worker has, should any have been left there."""
-    for key in redis.scan_iter(f"{RUNNING}*"):
-        if gone := cast(set[bytes], redis.smembers(key)) - {job_id.encode() for job_id in taken}:
+def running(redis: Redis) -> dict[str, set[str]]:
+    """What is noted of each tenant's jobs, by the key of it."""
+    keys = sorted(raw.decode() for raw in redis.scan_iter(f"{RUNNING}*", count=1000))
+    return {key: {raw.decode() for raw in cast(set[bytes], redis.smembers(key))} for key in keys}
+
+
+def forget(redis: Redis, noted: dict[str, set[str]], taken: frozenset[str]) -> None:
+    """Those that no worker has, should any have been left. taken: jobs that workers have, read after `noted` was."""
+    for key, jobs in noted.items():
+        if gone := jobs - taken:
             redis.srem(key, *gone)

@@ -11,9 +11,7 @@ import math
 import os
 import signal
 import socket
-import sys
 import time
-from threading import Event, Thread
 from types import FrameType
 from typing import Any
 
@@ -21,7 +19,6 @@ import structlog
 from redis import Redis
 from redis.exceptions import RedisError
 from rq import worker_registration
-from rq.executions import ExecutionRegistry
 from rq.job import Job as QueuedJob
 from rq.utils import now as rq_now
 from rq.worker import Worker
@@ -34,16 +31,16 @@ from worker.attempt import Attempt, Help
 from worker.horse import Defunct, Ended, Observed
 from worker.housekeeper import Housekeeper
 from worker.lease import Lease
+from worker.leaving import Leaving
 from worker.ledger import Ledger
 from worker.metrics import Metrics
-from worker.stable import Horse, HorseGone, Stable
+from worker.stable import KILL_SECONDS, Horse, HorseGone, Stable
 from worker.ticket import LeaseLost
 
 log = structlog.get_logger(__name__)
 
 POLL_SECONDS = 0.25
 OUTAGE_SECONDS_MAX = 5.0  # less than any lease
-LAST_SECONDS = 2.0  # after the time to drain: to write down what became of the job, and to go
 
 
 class WarmWorker(Worker):
@@ -81,8 +78,8 @@ class WarmWorker(Worker):
         self._strange: set[str] = set()  # ids of jobs that this worker would solve otherwise than the one that has them
         self.lease_seconds = math.ceil(settings.lease_seconds)  # RQ knows but whole ones
         self._told, self._beat_at = ("", ""), 0.0
-        self._leave_at = math.inf  # by when a job has to have made way, on the monotonic clock
-        self._leaving = Event()
+        self._redis_ahead = 0.0  # seconds of its clock, by which leases are judged
+        self.leaving = Leaving(settings.drain_seconds)
 
     # --- its life
 
@@ -91,7 +88,7 @@ class WarmWorker(Worker):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self.request_stop)
         self.birth_date = rq_now()
-        Thread(target=self._go_at_last, name="last", daemon=True).start()
+        self.leaving.see_to_it(self.stable.kill)
         log.info("worker started", worker=self.name, model=self.settings.model)
         self.housekeeper.start()
         try:
@@ -102,20 +99,8 @@ class WarmWorker(Worker):
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
         """Take note of a signal, and no more: what it interrupted goes on, and sees the note within POLL_SECONDS."""
-        if not self._stop_requested:
-            self._stop_requested = True
-            self._leave_at = time.monotonic() + self.settings.drain_seconds
-            self._leaving.set()
-
-    def _go_at_last(self) -> None:
-        """For a worker that was told to go and cannot, as Redis or the kernel keeps it waiting: its lease will tell."""
-        self._leaving.wait()
-        time.sleep(max(0.0, self._leave_at + LAST_SECONDS - time.monotonic()))
-        log.error("left at once: something does not answer", worker=self.name)
-        if horse := self.stable.horse:
-            horse.kill()
-        sys.stdout.flush()
-        os._exit(0)
+        self._stop_requested = True
+        self.leaving.tell()
 
     def _work(self) -> None:
         outage = POLL_SECONDS
@@ -142,7 +127,7 @@ class WarmWorker(Worker):
             time.sleep(min(left, POLL_SECONDS))
 
     def _leave(self) -> None:
-        self.stable.close(seconds=max(0.0, min(5.0, self._leave_at - time.monotonic())) if self.stable.ready else 0)
+        self.stable.close(seconds=min(5, self.leaving.seconds_left) if self.stable.ready else 0)
         try:
             self.register_death()  # type: ignore[no-untyped-call]
             self.connection.delete(self._info_key)
@@ -176,7 +161,12 @@ class WarmWorker(Worker):
             return False
         claim = board.claim(self.connection, self.name, self.settings.lease_seconds, frozenset(self._strange))
         job = self.records.find(claim.job_id) if claim else None
-        if claim is None or job is None:
+        if claim is None:
+            return False
+        if job is None or job.terminal:  # offered by one that did not know
+            with self.connection.pipeline() as pipe:
+                board.close(claim.job_id, pipe)
+                pipe.execute()
             return False
         log.info("helping", job_id=job.id, run=claim.run)
         attempt = self.helping = Help(job, claim)
@@ -207,14 +197,15 @@ class WarmWorker(Worker):
                             horse.defunct = reason
                 self._watch(attempt, horse)
         except HorseGone as gone:
-            self.stable.bury(str(gone))
+            if not self._stop_requested:  # else there is no time
+                self.stable.bury(str(gone))
             return Ended("out_of_memory" if gone.out_of_memory else "lost")
 
     def _watch(self, attempt: Attempt, horse: Horse) -> None:
         """Pass on what the job has to know, and kill the horse where it does not follow."""
         clock = time.monotonic()
         if self._stop_requested:
-            attempt.stop("preempt", self._leave_at - clock)
+            attempt.stop("preempt", self.leaving.at - clock)
         if attempt.hangs(horse.shared.silent_seconds(), self.settings.stall_seconds):
             attempt.stop("stall", 0)
         if clock >= attempt.look_at:
@@ -225,6 +216,9 @@ class WarmWorker(Worker):
         if clock >= attempt.kill_at:
             log.warning("killing the horse", job_id=attempt.job.id, reason=attempt.reason)
             horse.kill()
+            if self._stop_requested or clock >= attempt.kill_at + KILL_SECONDS:
+                # Its end need not be waited for: it runs nothing any more. That of one whose device hangs never comes.
+                raise HorseGone("the horse was killed", False)
 
     def _look(self, attempt: Attempt) -> None:
         """What Redis says of the job. While Redis is away the job goes on: nobody else can take it either."""
@@ -245,7 +239,7 @@ class WarmWorker(Worker):
             except RedisError as error:
                 job_id = attempt.job.id
                 log.error("Redis is away", job_id=job_id, ended=ended.how, reason=str(error), retry_seconds=wait)
-                if time.monotonic() > self._leave_at:
+                if time.monotonic() > self.leaving.at:
                     break
                 if self._stop_requested:
                     time.sleep(POLL_SECONDS)
@@ -295,13 +289,11 @@ class WarmWorker(Worker):
             pipe.expire(self.key, lease)
             pipe.set(self._info_key, json.dumps(self._info(*told)), ex=lease)
             if self.running:
-                job, execution = self.running.lease.job, self.running.lease.execution
-                execution.last_heartbeat = self.last_heartbeat
-                execution.save(lease, pipe)
-                job.started_job_registry.add_execution(execution, pipe, ttl=lease, xx=True)
-                ExecutionRegistry(job.id, self.connection).add(execution, lease, pipe, xx=True)
+                self.running.lease.renew(pipe, lease, self._redis_ahead + time.time() + lease)
                 pipe.expire(self.executions_key, lease + 60)
-            pipe.execute()
+            pipe.time()
+            clock = pipe.execute()[-1]
+        self._redis_ahead = clock[0] + clock[1] / 1e6 - time.time()
         self._told, self._beat_at = told, time.monotonic() + self.settings.heartbeat_seconds
         self.metrics.observe("visionxl_worker_last_heartbeat_timestamp_seconds", time.time())
 

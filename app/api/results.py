@@ -28,8 +28,7 @@ def _result(name: str) -> Callable[..., Response]:
         if_range: Annotated[str | None, Header()] = None,
         if_none_match: Annotated[str | None, Header()] = None,
     ) -> Response:
-        key = result_key(job_id, name)
-        info = _find(job_id, name, key, wired)
+        key, info = _find(job_id, name, wired)
         etag = f'"{info.etag}"'
         suffix = RESULT_FILES[name].rpartition(".")[2]
         shown = "attachment" if name == "output" else "inline"
@@ -75,7 +74,8 @@ for _name, _summary in {
     router.add_api_route(f"/{{job_id}}/{_name}", _endpoint, methods=["HEAD"], include_in_schema=False)
 
 
-def _find(job_id: str, name: str, key: str, wired: Services) -> FileInfo:
+def _find(job_id: str, name: str, wired: Services) -> tuple[str, FileInfo]:
+    """The key of a result, and what the store says of it."""
     job = wired.jobs.get(job_id)
     if not job.terminal:
         raise Problem(409, "job_not_finished", f"The job is {job.status}; its {name} comes when it has succeeded.")
@@ -83,10 +83,11 @@ def _find(job_id: str, name: str, key: str, wired: Services) -> FileInfo:
         raise Problem(409, "job_has_no_result", f"The job is {job.status} and has no {name}.")
     if job.expires_at is not None and job.expires_at <= now():
         raise Problem(410, "result_expired", f"The {name} was kept until {job.expires_at.isoformat()}.")
+    key = result_key(job, name)
     info = wired.store.info(key)
     if info is None:
         raise Problem(404, "result_not_found", f"This job has no {name}.")
-    return info
+    return key, info
 
 
 def span(header: str, size: int) -> tuple[int, int] | None:

@@ -7,7 +7,7 @@ import httpx
 import pytest
 from redis import Redis
 
-from app.contract import JobError, JobStatus, Progress, result_key
+from app.contract import JobError, JobStatus, Progress
 from app.records import Records
 from tests.app.conftest import Server, assert_problem
 
@@ -123,8 +123,8 @@ def test_a_job_that_started_in_time_does_not_expire(api: httpx.Client, body: dic
 def test_purging_leaves_nothing(
     api: httpx.Client, server: Server, job: dict[str, Any], records: Records, redis_client: Redis, upload_id: str
 ) -> None:
-    server.services.store.put_bytes(result_key(job["id"], "output"), b"clip")
-    server.services.store.put_bytes(f"jobs/{job['id']}/checkpoint/3", b"latents")
+    server.services.store.put_bytes(f"jobs/{job['id']}/1/output.mp4", b"clip")
+    server.services.store.put_bytes(f"jobs/{job['id']}/2/output.mp4", b"clip")
     assert_problem(api.delete(job["urls"]["self"]), 409, "wrong_state")
     advance(records, job["id"], JobStatus.succeeded)
     assert api.delete(job["urls"]["self"]).status_code == 204

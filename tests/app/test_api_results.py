@@ -17,11 +17,14 @@ CONTENT = bytes(range(256)) * 40_000  # more than one piece of the store
 @pytest.fixture
 def done(server: Server, job: dict[str, Any], records: Records) -> dict[str, Any]:
     """A job that succeeded."""
-    for name in ("output", "preview", "comparison"):
-        server.services.store.put_bytes(result_key(job["id"], name), CONTENT)
-    server.services.store.put_bytes(result_key(job["id"], "manifest"), b"{}")
     advance(records, job["id"], JobStatus.succeeded, expires_at=now() + timedelta(days=1))
+    for name in ("output", "preview", "comparison", "manifest"):
+        put(server, job["id"], name, b"{}" if name == "manifest" else CONTENT)
     return job
+
+
+def put(server: Server, job_id: str, name: str, content: bytes) -> None:
+    server.services.store.put_bytes(result_key(server.services.records.get(job_id), name), content)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +92,7 @@ def test_parts_of_two_versions_never_mix(api: httpx.Client, server: Server, done
     asked = {"Range": "bytes=0-9", "If-Range": etag}
     assert api.get(done["urls"]["output"], headers=asked).status_code == 206
     assert api.get(done["urls"]["output"], headers={"If-None-Match": etag}).status_code == 304
-    server.services.store.put_bytes(result_key(done["id"], "output"), CONTENT[:100])
+    put(server, done["id"], "output", CONTENT[:100])
     changed = api.get(done["urls"]["output"], headers=asked)
     assert (changed.status_code, changed.content) == (200, CONTENT[:100])
 
@@ -107,5 +110,5 @@ def test_a_result_is_gone_once_expired(api: httpx.Client, done: dict[str, Any], 
 
 
 def test_a_result_that_was_not_made_is_not_found(api: httpx.Client, server: Server, done: dict[str, Any]) -> None:
-    server.services.store.delete(result_key(done["id"], "comparison"))
+    server.services.store.delete(result_key(server.services.records.get(done["id"]), "comparison"))
     assert_problem(api.get(done["urls"]["comparison"]), 404, "result_not_found")

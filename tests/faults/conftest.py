@@ -114,7 +114,7 @@ class Fleet:
         return self.service.records.get(job_id)
 
     def output(self, job_id: str) -> str:
-        return sha256(b"".join(self.store.read(result_key(job_id, "output")))).hexdigest()
+        return sha256(b"".join(self.store.read(result_key(self.service.records.get(job_id), "output")))).hexdigest()
 
     def ends(self, job_id: str) -> list[str]:
         """The terminal states that the job's events tell of."""

@@ -178,6 +178,12 @@ class Soak:
                 found.append(min(later))
         return found
 
+    def log_of(self, job_id: str) -> list[str]:
+        """What the workers wrote of a job, in order."""
+        logs = [path for fleet in self.fleets if fleet.logs for path in fleet.logs.iterdir()]
+        lines = [line for path in logs for line in path.read_text(errors="replace").splitlines() if job_id in line]
+        return sorted(lines, key=lambda line: line.partition('"timestamp": ')[2])
+
     def helps(self) -> tuple[int, int]:
         """How often a worker helped another with its job, and finished what it had begun."""
         logs = b"".join(path.read_bytes() for fleet in self.fleets if fleet.logs for path in fleet.logs.iterdir())
@@ -207,6 +213,7 @@ class Soak:
             "at a worker that helped": sum(hit.job_id is not None and hit.helped for hit in self.hits),
             "runs of others taken, and finished": "{}, {}".format(*self.helps()),
             "attempts, at most": max(job.attempt for job in jobs),
+            "attempts beyond the first": sum(job.attempt - 1 for job in jobs),
             "jobs started again": len(recoveries),
         }
         if recoveries:
@@ -214,6 +221,8 @@ class Soak:
         for name, value in rows.items():
             table.add_row(name, str(value))
         console.print(table)
+        for job in failed:
+            console.print(job.id, job.status, job.error, *self.log_of(job.id), sep="\n")
         return not (lost or twice or wrong or failed)
 
 

@@ -1,11 +1,12 @@
 """What hangs, and what comes back after it was given up: a job is never run to two ends."""
 
+import json
 import os
 import signal
 
 import pytest
 
-from app.contract import JobStatus
+from app.contract import RESULT_FILES, JobStatus
 from tests.faults.conftest import ALL, Fleet
 from tests.faults.test_kill import assert_done, reach
 from tests.processes import alive, wait_until
@@ -22,7 +23,7 @@ def test_a_horse_that_hangs_is_killed_and_its_job_goes_on(fleet: Fleet, undistur
     assert worker.poll() is None
 
 
-@pytest.mark.parametrize("stage", ["sampling", "writing the result"])
+@pytest.mark.parametrize("stage", ["sampling", "finishing", "writing the result"])
 def test_a_worker_that_lost_its_lease_writes_nothing(fleet: Fleet, undisturbed: str, stage: str) -> None:
     """It is stopped with all it has under way; when it wakes up another has run the job, or does."""
     first = fleet.start()
@@ -39,6 +40,11 @@ def test_a_worker_that_lost_its_lease_writes_nothing(fleet: Fleet, undisturbed: 
         os.kill(pid, signal.SIGCONT)
     assert_done(fleet, job_id, undisturbed, {2})
     assert b"nothing written" in fleet.log_of(first) or b"overtaken" in fleet.log_of(first)
+    made = f"jobs/{job_id}/2/"
+    wait_until(
+        lambda: {file.key.removeprefix(made) for file in fleet.store.files("jobs")} == set(RESULT_FILES.values())
+    )
+    assert json.loads(b"".join(fleet.store.read(f"{made}manifest.json")))["attempt"] == 2
     assert (first.poll(), second.poll()) == (None, None)
 
 

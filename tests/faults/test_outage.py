@@ -166,6 +166,6 @@ def test_a_full_disk_is_told_and_nothing_half_written_is_shown(
     job = fleet.ended(fleet.submit())
     assert job.error is not None
     assert (job.status, job.error.code, job.error.retryable) == (JobStatus.failed, "storage_full", True)
-    assert not list((small_disk / "files").glob("jobs/*/*"))
+    wait_until(lambda: fleet.store.files("jobs") == [])
     filler.unlink()
     assert_done(fleet, fleet.submit(), undisturbed, {1})

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -79,6 +80,39 @@ def test_whoever_is_killed_it_comes_out_the_same(fleet: Fleet, two: Two, alone: 
     os.kill(fleet.horse_of(worker) if "horse" in whom else worker.pid, signal.SIGKILL)
     assert_alike(fleet, job_id, alone)
     assert fleet.service.records.get(job_id).attempt == (1 if "helper" in whom else 2)
+
+
+def test_a_helper_that_is_cut_off_is_done_without(fleet: Fleet, alone: str) -> None:
+    """For longer than its claim: another takes its run, and it may go on with it meanwhile."""
+    first = fleet.start(fleet.direct)
+    fleet.ready()
+    helper = fleet.start()
+    fleet.ready(2)
+    for worker in (first, helper):
+        fleet.horse_of(worker)
+    helper.send_signal(signal.SIGSTOP)  # so that it is the other one that takes the job
+    job_id = submit_long(fleet)
+    wait_until(lambda: fleet.service.status(job_id) is JobStatus.processing)
+    helper.send_signal(signal.SIGCONT)
+    wait_until(lambda: b'"helping"' in fleet.log_of(helper), 60)
+    fleet.proxy.cut()
+    time.sleep(8)
+    fleet.proxy.mend()
+    assert_alike(fleet, job_id, alone)
+    assert fleet.service.records.get(job_id).attempt == 1
+    assert (first.poll(), helper.poll()) == (None, None)
+
+
+@in_full
+@pytest.mark.parametrize("seconds", [2, 15])
+def test_a_shared_job_outlives_redis_being_away(fleet: Fleet, two: Two, alone: str, seconds: int) -> None:
+    job_id = submit_long(fleet)
+    helper_of(fleet, two)
+    fleet.proxy.cut()
+    time.sleep(seconds)
+    fleet.proxy.mend()
+    assert_alike(fleet, job_id, alone)
+    assert fleet.service.records.get(job_id).attempt == 1
 
 
 @in_full

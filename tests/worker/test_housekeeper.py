@@ -10,7 +10,7 @@ from threading import Thread
 import pytest
 from redis import Redis
 
-from app.contract import JobStatus, MediaInfo, Upload, checkpoint_prefix, result_key, upload_key
+from app.contract import JobStatus, MediaInfo, Upload, checkpoint_prefix, results_prefix, upload_key
 from app.ids import new_id
 from app.records import Records, now
 from app.settings import Settings
@@ -59,7 +59,7 @@ def age(path: Path, hours_old: float) -> Path:
 
 
 def result_of(job_id: str, settings: Settings) -> Path:
-    return put(Path(settings.files) / result_key(job_id, "output"))
+    return put(Path(settings.files) / results_prefix(job_id) / "1" / "output.mp4")
 
 
 def upload_file(upload_id: str, settings: Settings, hours_old: float) -> Path:
@@ -280,6 +280,41 @@ def test_files_are_listed_a_page_at_a_time(tmp_path: Path) -> None:
         assert store.files("nothing") == []
 
 
+def test_results_without_a_record_go_once_their_time_is_over(
+    service: Service, settings: Settings, employ: Employ
+) -> None:
+    """A worker that another took over from may put files after their job was purged."""
+    week = settings.result_ttl_seconds / HOURS
+    old, new, known = (new_id("job"), new_id("job"), service.submit())
+    files = {job_id: result_of(job_id, settings) for job_id in (old, new, known)}
+    age(files[old], week + 1)
+    age(files[known], week + 1)
+    employ().tidy()
+    assert [path.exists() for path in files.values()] == [False, True, True]
+
+
+def test_what_other_attempts_made_goes_when_a_job_ends(service: Service, settings: Settings, employ: Employ) -> None:
+    """All of it where the job did not succeed."""
+    for status, expected in ((JobStatus.succeeded, [False, True]), (JobStatus.failed, [False, False])):
+        job_id = service.submit()
+        for to in (JobStatus.starting, JobStatus.processing, JobStatus.finalizing):
+            service.records.move(job_id, to, attempt=2)
+        made = [put(Path(settings.files) / results_prefix(job_id) / n / "output.mp4") for n in ("1", "2")]
+        employ().forget(service.records.move(job_id, status))
+        assert [path.exists() for path in made] == expected
+
+
+def test_a_job_that_is_tried_again_keeps_what_it_has(service: Service, settings: Settings, employ: Employ) -> None:
+    service.end(job_id := service.submit())
+    failed = service.records.get(job_id)
+    service.records.move(job_id, JobStatus.queued)
+    scratch = scratch_of(job_id, settings)
+    kept = put(Path(settings.files) / checkpoint_prefix(job_id) / "steps-0.json")
+    employ().forget(failed)
+    assert scratch.exists()
+    assert kept.exists()
+
+
 def test_checkpoints_go_with_their_job(service: Service, settings: Settings, employ: Employ) -> None:
     """At once where a worker ends it, and within a minute where somebody else does."""
     kept = {
@@ -289,6 +324,7 @@ def test_checkpoints_go_with_their_job(service: Service, settings: Settings, emp
     ended, gone, live = kept
     keeper = employ()
     keeper.ledger.failed(ended, INTERNAL_ERROR, None)
+    keeper.forget(keeper.records.get(ended))
     assert [path.exists() for path in kept.values()] == [False, True, True]
     service.end(gone)
     keeper.tidy()
