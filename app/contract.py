@@ -283,9 +283,10 @@ def results_prefix(job_id: str) -> str:
 def result_key(job: Job, name: str) -> str:
     """Where in the store a result lies; name as in RESULT_FILES.
 
-    Each attempt has its own: one that another took over from, and goes on all the same, cannot touch what that made.
+    Each time that a job was queued has its own place: a worker that another took over from, and that goes on all the
+    same, cannot touch what the other made.
     """
-    return f"{results_prefix(job.id)}/{job.attempt}/{RESULT_FILES[name]}"
+    return f"{results_prefix(job.id)}/{job.queued_at:%Y%m%dT%H%M%S%f}/{RESULT_FILES[name]}"
 
 
 def upload_key(upload_id: str) -> str:

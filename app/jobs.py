@@ -9,6 +9,7 @@ import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 from redis.client import Pipeline
@@ -96,9 +97,8 @@ class Jobs:
     ) -> tuple[list[Job], str | None]:
         """A page of the tenant's jobs, newest first, and the cursor of the next page if there is one."""
         page: list[Job] = []
-        for found in self.records.newest(_position(cursor) if cursor else None):
-            if self.settings.hides(found.tenant, tenant):
-                continue
+        wanted = partial(self.records.of_tenant, tenant) if self.settings.tenant_header else list
+        for found in self.records.newest(_position(cursor) if cursor else None, wanted):
             job = self._current(found)
             if status is None or job.status is status:
                 if len(page) == limit:

@@ -128,8 +128,13 @@ class Records:
             raise UnknownJob(job_id)
         return job
 
-    def newest(self, before: tuple[float, str] | None = None) -> Iterator[Job]:
-        """Jobs, newest first; `before` is time of creation and id of the last one already seen, though it be gone."""
+    def newest(
+        self, before: tuple[float, str] | None = None, wanted: Callable[[list[str]], list[str]] = list
+    ) -> Iterator[Job]:
+        """Jobs, newest first; `before` is time of creation and id of the last one already seen, though it be gone.
+
+        wanted: which of these ids to read
+        """
         top, last = before or (float("inf"), "")
         start = 0
         while found := cast(
@@ -137,8 +142,13 @@ class Records:
             self.redis.zrevrangebyscore("vxl:jobs", top, "-inf", start=start, num=100, withscores=True),
         ):
             ids = [raw.decode() for raw, created in found if created < top or raw.decode() < last or before is None]
-            yield from filter(None, self._find(ids))
+            yield from filter(None, self._find(wanted(ids)))
             start += len(found)
+
+    def of_tenant(self, tenant: str | None, ids: list[str]) -> list[str]:
+        """Those of the jobs that are a tenant's; None: nobody's."""
+        found = cast(list[bytes | None], self.redis.hmget(TENANTS, ids)) if ids else []
+        return [i for i, raw in zip(ids, found, strict=True) if (raw.decode() if raw else None) == tenant]
 
     def live_ids(self) -> set[str]:
         """Of the jobs that have not ended."""

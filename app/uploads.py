@@ -119,8 +119,8 @@ class Uploads:
         self.get(upload_id, tenant)
         if jobs := self.records.live_jobs_of(upload_id):
             raise Problem(409, "upload_in_use", f"{jobs[0].id} still needs it; cancel that job first.")
+        self.records.delete_upload(upload_id)  # first, so that no job begins whose clip is gone
         self.store.delete(upload_key(upload_id))
-        self.records.delete_upload(upload_id)
 
     async def _stream(self, key: str, body: AsyncIterator[bytes]) -> tuple[int, bytes]:
         digest, size, checked = sha256(), 0, 0

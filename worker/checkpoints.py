@@ -89,11 +89,14 @@ class StepKeeper:
 class StoredCheckpoints:
     """In the store, for one job, written by a thread while the solver goes on; the end of the context waits for that.
 
-    identity: whatever a result depends on, ready for JSON. scratch: for copies. A store that does not take them, or
-    does not answer, costs the checkpoint and not the job.
+    identity: whatever a result depends on, ready for JSON. scratch: for copies. each: called while they are made. A
+    store that does not take them, or does not answer, costs the checkpoint and not the job.
     """
 
-    def __init__(self, store: Store, job_id: str, identity: Any, scratch: Path) -> None:
+    def __init__(
+        self, store: Store, job_id: str, identity: Any, scratch: Path, each: Callable[[], object] = lambda: None
+    ) -> None:
+        self._each = each
         self._store, self._scratch, self._prefix = store, scratch, checkpoint_prefix(job_id)
         self._identity = sha256(json.dumps([FORMAT, identity], sort_keys=True).encode()).hexdigest()
         self._keys: dict[str, set[str]] = {}  # of the files that each name stands for
@@ -134,7 +137,8 @@ class StoredCheckpoints:
         files: dict[str, Path] = {}
         for kind, digest in found["files"].items():
             try:
-                files[kind] = self._ours(self._store.fetch(self._key(name, digest), self._scratch), f"{name}-{kind}")
+                fetched = self._store.fetch(self._key(name, digest), self._scratch, self._each)
+                files[kind] = self._ours(fetched, f"{name}-{kind}")
                 whole = digest_of(files[kind]) == digest
             except FileNotFoundError:
                 whole = False

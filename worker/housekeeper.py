@@ -21,10 +21,10 @@ from rq import worker_registration
 from rq.executions import Execution
 from rq.job import Job as QueuedJob
 
-from app.contract import Job, JobStatus, checkpoint_prefix, results_prefix, upload_key
+from app.contract import RESULT_FILES, JobStatus, checkpoint_prefix, result_key, results_prefix, upload_key
 from app.records import IllegalTransition, UnknownJob, now
 from app.settings import Settings
-from app.store import Store, brief
+from app.store import FoundFile, Store, brief
 from worker import tenants
 from worker.ledger import Ledger
 
@@ -62,11 +62,11 @@ class Housekeeper:
         self.name, self._sweep_at = name, 0.0
         self._stopped, self._leading = Event(), False
         self._threads = [Thread(target=work, daemon=True) for work in (self._keep, self._clear)]
-        self._ended: SimpleQueue[Job | None] = SimpleQueue()  # None: that was the last one
+        self._ended: SimpleQueue[str | None] = SimpleQueue()  # ids of jobs; None: that was the last one
         self.store = Store(settings.files)
         self._tidy_at, self._tidy_here_at = 0.0, 0.0
         self._looked_at: dict[str, str] = {}  # by prefix: the last file that a pass has seen
-        ledger.on_end = self._ended.put
+        ledger.on_end = lambda job: self._ended.put(job.id)
 
     def start(self) -> None:
         for thread in self._threads:
@@ -111,9 +111,9 @@ class Housekeeper:
         while True:
             try:
                 with suppress(Empty):
-                    if (job := self._ended.get(timeout=self.settings.heartbeat_seconds)) is None:
+                    if (job_id := self._ended.get(timeout=self.settings.heartbeat_seconds)) is None:
                         return
-                    self.forget(job)
+                    self.forget(job_id)
                 if self._leading:
                     self.tidy()
                 self.tidy_here()
@@ -196,23 +196,29 @@ class Housekeeper:
                     shutil.rmtree(path)
                     log.info("scratch deleted", path=str(path))
 
-    def forget(self, job: Job) -> None:
+    def forget(self, job_id: str) -> None:
         """Clear away what was kept of a job until it ended; what cannot be now later passes find."""
-        if self._goes_on(job):
-            return
-        with _tolerated(job_id=job.id):
-            self.store.delete(checkpoint_prefix(job.id))
-            for file in self.store.files(results_prefix(job.id)):  # of attempts that came to nothing
-                if job.status is not JobStatus.succeeded or file.key.split("/")[-2] != str(job.attempt):
+        if self._goes_on(job_id):
+            return  # a client had it tried again
+        with _tolerated(job_id=job_id):
+            self.store.delete(checkpoint_prefix(job_id))
+            for file in self.store.files(results_prefix(job_id)):
+                if self._came_to_nothing(file):
                     self.store.delete(file.key)
-        for left_behind in self.settings.scratch.glob(f"{job.id}-*"):  # by a horse that was killed
-            if not self._goes_on(job):
+        for left_behind in self.settings.scratch.glob(f"{job_id}-*"):  # by a horse that was killed
+            if not self._goes_on(job_id):
                 shutil.rmtree(left_behind, ignore_errors=True)
 
-    def _goes_on(self, job: Job) -> bool:
-        """Whether a client had a job tried again that ended."""
-        now_it_is = self.records.find(job.id)
-        return now_it_is is not None and not now_it_is.terminal
+    def _goes_on(self, job_id: str) -> bool:
+        job = self.records.find(job_id)
+        return job is not None and not job.terminal
+
+    def _came_to_nothing(self, file: FoundFile) -> bool:
+        """Whether it was made by an attempt at a job that others took over from, or that failed."""
+        job = self.records.find(file.key.split("/")[1])
+        if job is None or not job.terminal:
+            return False
+        return job.status is not JobStatus.succeeded or file.key not in {result_key(job, name) for name in RESULT_FILES}
 
     def _clear_jobs(self, until: float) -> None:
         """Jobs whose results have expired: the files first, so that no file is left without its record."""
@@ -231,29 +237,34 @@ class Housekeeper:
         log.info("expired job purged", job_id=job_id)
 
     def _clear_orphans(self, until: float) -> None:
-        """Uploads without a record that no job needs, and results without one. The next pass goes on where this ends.
-
-        Within its time, a file without a record tells of records that were lost, and may come back.
-        """
-        for prefix, seconds, is_orphan in (
-            (upload_key(""), self.settings.upload_ttl_seconds, self._is_no_upload),
-            (results_prefix(""), self.settings.result_ttl_seconds, lambda job_id: self.records.find(job_id) is None),
-        ):
+        """Files that nobody will ask for. The next pass goes on where this one ends."""
+        for prefix, is_orphan in ((upload_key(""), self._is_no_upload), (results_prefix(""), self._is_no_result)):
             page = self.store.files(prefix.rstrip("/"), after=self._looked_at.get(prefix, ""), limit=FILES_PER_PASS)
             for file in page:
                 if time.monotonic() > until:
                     return
                 self._looked_at[prefix] = file.key
-                kept = UNFINISHED if file.part else timedelta(seconds=seconds)
-                if now() - file.last_modified >= kept and is_orphan(file.key.split("/")[1].partition("#")[0]):
+                if is_orphan(file, now() - file.last_modified):
                     with _tolerated(key=file.key):
                         self.store.delete(file.key)
-                        log.info("file without a record deleted", key=file.key)
+                        log.info("file that nobody needs deleted", key=file.key)
             if len(page) < FILES_PER_PASS:
                 self._looked_at[prefix] = ""
 
-    def _is_no_upload(self, upload_id: str) -> bool:
+    def _is_no_upload(self, file: FoundFile, age: timedelta) -> bool:
+        """No upload, and no job needs it."""
+        # Within its time, a file without a record tells of records that were lost, and may come back.
+        if age < (UNFINISHED if file.part else timedelta(seconds=self.settings.upload_ttl_seconds)):
+            return False
+        upload_id = file.key.removeprefix(upload_key("")).partition("#")[0]
         return self.records.upload(upload_id) is None and not self.records.live_jobs_of(upload_id)
+
+    def _is_no_result(self, file: FoundFile, age: timedelta) -> bool:
+        """No result of a job that there is; whoever made it has long given up."""
+        if age < UNFINISHED:
+            return False
+        known = self.records.find(file.key.split("/")[1]) is not None
+        return self._came_to_nothing(file) if known else age >= timedelta(seconds=self.settings.result_ttl_seconds)
 
     def _clear_checkpoints(self, until: float) -> None:
         """Those of jobs that ended with nobody there to clear up, or while the store was away."""

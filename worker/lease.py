@@ -9,6 +9,9 @@ from rq.utils import now
 
 from worker.ticket import Ticket
 
+# KEYS: a registry. ARGV: an entry, seconds. By the clock of Redis, as workers may have any.
+RENEW = "redis.call('ZADD', KEYS[1], 'XX', redis.call('TIME')[1] + ARGV[2], ARGV[1])"
+
 
 @dataclass(frozen=True)
 class Lease:
@@ -25,11 +28,11 @@ class Lease:
     def held(self) -> bool:
         return self.ticket.held(self.job.connection)
 
-    def renew(self, pipe: Pipeline, seconds: int, until: float) -> None:
-        """For so long, that is until then: in seconds since the epoch, by the clock of Redis. Not where it was lost."""
+    def renew(self, pipe: Pipeline, seconds: int) -> None:
+        """For so long, unless it was lost."""
         self.execution.last_heartbeat = now()
         self.execution.save(seconds, pipe)
-        pipe.zadd(self.ticket.registry, {self.ticket.entry: until}, xx=True)
+        pipe.eval(RENEW, 1, self.ticket.registry, self.ticket.entry, str(seconds))
         ExecutionRegistry(self.job.id, self.job.connection).add(self.execution, seconds, pipe, xx=True)
 
     def release(self, pipe: Pipeline) -> None:

@@ -22,6 +22,7 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 REDIS_SECONDS = STORE_SECONDS = 300
+MISSING_SECONDS = 20  # where the store answers that it has no such file: its disk may not be mounted
 
 
 def connect(url: str) -> Redis:
@@ -41,33 +42,33 @@ class Patience:
 
     def get(self, job_id: str) -> Job:
         """A record, as `Records.get`; for up to five minutes."""
-        deadline = time.monotonic() + REDIS_SECONDS
-        while True:
-            try:
-                return self._records.get(job_id)
-            except REDIS_AWAY as error:
-                if time.monotonic() > deadline:
-                    raise
-                log.warning("redis is away; the record is asked for again", error=str(error))
-                self._wait()
+        return self._with_redis(lambda: self._records.get(job_id))
 
     def move(self, job: Job, to: JobStatus, **changes: Any) -> Job:
         """A change of state, as `Records.move`; for up to five minutes."""
+        redis = self._records.redis
+
+        def attempt() -> Job:
+            try:
+                return self._records.move(job.id, to, lambda pipe: self._control.check(redis), **changes)
+            except IllegalTransition as error:
+                found = error.job
+                if found.status is not to or found.attempt != changes.get("attempt", job.attempt):
+                    raise
+                self._control.check(redis)
+                return found  # it had got through, though its answer had not
+
+        return self._with_redis(attempt)
+
+    def _with_redis(self, work: Callable[[], T]) -> T:
         deadline = time.monotonic() + REDIS_SECONDS
-        tried = False
         while True:
             try:
-                return self._records.move(job.id, to, lambda pipe: self._control.check(self._records.redis), **changes)
-            except IllegalTransition as error:
-                # The first try may have got through though its answer did not.
-                if tried and error.job.status is to and error.job.attempt == changes.get("attempt", job.attempt):
-                    return error.job
-                raise
+                return work()
             except REDIS_AWAY as error:
                 if time.monotonic() > deadline:
                     raise
-                log.warning("redis is away; the change is tried again", error=str(error))
-                tried = True
+                log.warning("redis is away; it is tried again", error=str(error))
                 self._wait()
 
     def put(self, store: Store, key: str, path: Path) -> None:
@@ -79,14 +80,15 @@ class Patience:
         return self._with_store(key, lambda: store.fetch(key, scratch, self._control.go_on))
 
     def _with_store(self, key: str, work: Callable[[], T]) -> T:
-        deadline = time.monotonic() + STORE_SECONDS
+        began = time.monotonic()
         while True:
             try:
                 return work()
-            except (BaseError, FileNotFoundError) as error:  # no file: a disk that is not mounted
+            except (BaseError, FileNotFoundError) as error:
                 if disk_full(error):
                     raise
-                if time.monotonic() > deadline:
+                patience = MISSING_SECONDS if isinstance(error, FileNotFoundError) else STORE_SECONDS
+                if time.monotonic() > began + patience:
                     raise StoreAway(brief(error)) from error
                 log.warning("the store is away; the file is tried again", key=key, error=brief(error))
                 self._wait()

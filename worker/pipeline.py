@@ -99,6 +99,7 @@ class Pipeline:
             self._solver.take_over(shared.told)
         with Lane() as behind:  # where a segment is finished while the next one is solved
             for n in range(len(plan.runs)):
+                self.follower.check()
                 if before := self._found(n, checkpoints):
                     made[n] = behind.put(before)
             left = [n for n in range(len(plan.runs)) if n not in made]
@@ -106,6 +107,7 @@ class Pipeline:
                 self._solver.on_chosen = partial(self._offer, left, checkpoints, board)
             while left:
                 for n in list(left):
+                    self.follower.check()
                     finish = self._found(n, checkpoints)
                     if board and not board.take(n) and not finish:
                         continue  # another is at it

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import structlog
 import torch
 from obstore.exceptions import BaseError
+from redis.exceptions import RedisError
 
 from app.contract import (
     RESULT_FILES,
@@ -208,7 +209,7 @@ class Restorer:
             "sizes": [settings.part_frames, settings.tile_pixels],
             "learned": [str(settings.lpips), str(settings.fvd)] if job.request.simulate else [],
         }
-        return StoredCheckpoints(self.store, job.id, identity, scratch)
+        return StoredCheckpoints(self.store, job.id, identity, scratch, self.control.go_on)
 
     def _observe(self, task: str, outcome: Outcome, seconds: float) -> None:
         for _ in range(outcome.frames):
@@ -257,9 +258,11 @@ class Restorer:
             meter.done()
             self.patience.move(job, JobStatus.succeeded, **changes)
         except (IllegalTransition, UnknownJob, LeaseLost):
-            with suppress(BaseError):
-                for name in files:  # of this attempt, which nobody asks for any more
-                    self.store.delete(result_key(job, name))
+            with suppress(BaseError, RedisError):
+                now_it_is = self.records.find(job.id)
+                if now_it_is is None or now_it_is.queued_at != job.queued_at:  # nobody asks for these any more
+                    for name in files:
+                        self.store.delete(result_key(job, name))
             raise
 
     def _manifest(self, job: Job, outcome: Outcome, meter: Meter) -> Manifest:

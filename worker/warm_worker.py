@@ -78,7 +78,6 @@ class WarmWorker(Worker):
         self._strange: set[str] = set()  # ids of jobs that this worker would solve otherwise than the one that has them
         self.lease_seconds = math.ceil(settings.lease_seconds)  # RQ knows but whole ones
         self._told, self._beat_at = ("", ""), 0.0
-        self._redis_ahead = 0.0  # seconds of its clock, by which leases are judged
         self.leaving = Leaving(settings.drain_seconds)
 
     # --- its life
@@ -143,6 +142,7 @@ class WarmWorker(Worker):
         try:
             attempt = self.running = Attempt(job, Lease(queued, self.prepare_execution(queued)))
             try:
+                self._beat(at_once=True)  # RQ counted the lease by our own clock
                 self.prepare_job_execution(queued, remove_from_intermediate_queue=True)
                 if job.attempt == 0:
                     self.metrics.job_started(job, (now() - job.queued_at).total_seconds())
@@ -275,10 +275,10 @@ class WarmWorker(Worker):
     def _info_key(self) -> str:
         return f"vxl:worker:{self.name}"
 
-    def _beat(self) -> None:
+    def _beat(self, at_once: bool = False) -> None:
         """Tell Redis, RQ and Prometheus that the worker lives, and in which state; renew the lease on its job."""
         told = self.state_now()
-        if told == self._told and time.monotonic() < self._beat_at:
+        if not at_once and told == self._told and time.monotonic() < self._beat_at:
             return
         self.metrics.state(told[0], self.stable.ready.device if self.stable.ready else "")
         lease, self.last_heartbeat = self.lease_seconds, rq_now()
@@ -289,11 +289,9 @@ class WarmWorker(Worker):
             pipe.expire(self.key, lease)
             pipe.set(self._info_key, json.dumps(self._info(*told)), ex=lease)
             if self.running:
-                self.running.lease.renew(pipe, lease, self._redis_ahead + time.time() + lease)
+                self.running.lease.renew(pipe, lease)
                 pipe.expire(self.executions_key, lease + 60)
-            pipe.time()
-            clock = pipe.execute()[-1]
-        self._redis_ahead = clock[0] + clock[1] / 1e6 - time.time()
+            pipe.execute()
         self._told, self._beat_at = told, time.monotonic() + self.settings.heartbeat_seconds
         self.metrics.observe("visionxl_worker_last_heartbeat_timestamp_seconds", time.time())
 

@@ -122,6 +122,8 @@ def models(wired: Wired) -> Models:
     """The models that workers hold at this moment, and what each is."""
     held: dict[tuple[str, str], list[WorkerInfo]] = {}
     for worker in _workers(wired):
+        if wired.settings.tenant_header:
+            worker.job_id = None  # which may be another tenant's
         card = worker.card.model_dump_json() if worker.card else ""
         held.setdefault((worker.model, card), []).append(worker)
     return Models(data=[_model(workers) for _, workers in sorted(held.items())])

@@ -40,6 +40,7 @@ SETTINGS = ({} if FAULTS == "all with defaults" else HASTE) | {
     "VXL_LOG_FORMAT": "json",
     "OMP_NUM_THREADS": "1",
 }
+LEASE_SECONDS = float(SETTINGS.get("VXL_LEASE_SECONDS", Settings().lease_seconds))
 FRAMES = 24
 LONG_FRAMES = 120  # four runs of at most 32
 LONG_UPLOAD = "up_" + 26 * "1"

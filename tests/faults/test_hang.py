@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from app.contract import RESULT_FILES, JobStatus
+from app.contract import RESULT_FILES, JobStatus, result_key
 from tests.faults.conftest import ALL, Fleet
 from tests.faults.test_kill import assert_done, reach
 from tests.processes import alive, wait_until
@@ -40,11 +40,10 @@ def test_a_worker_that_lost_its_lease_writes_nothing(fleet: Fleet, undisturbed: 
         os.kill(pid, signal.SIGCONT)
     assert_done(fleet, job_id, undisturbed, {2})
     assert b"nothing written" in fleet.log_of(first) or b"overtaken" in fleet.log_of(first)
-    made = f"jobs/{job_id}/2/"
-    wait_until(
-        lambda: {file.key.removeprefix(made) for file in fleet.store.files("jobs")} == set(RESULT_FILES.values())
-    )
-    assert json.loads(b"".join(fleet.store.read(f"{made}manifest.json")))["attempt"] == 2
+    keys = {result_key(fleet.service.records.get(job_id), name) for name in RESULT_FILES}
+    wait_until(lambda: {file.key for file in fleet.store.files("jobs")} == keys)
+    (manifest,) = (key for key in keys if key.endswith(RESULT_FILES["manifest"]))
+    assert json.loads(b"".join(fleet.store.read(manifest)))["attempt"] == 2
     assert (first.poll(), second.poll()) == (None, None)
 
 

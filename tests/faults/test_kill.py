@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from app.contract import JobStatus, checkpoint_prefix
+from app.contract import RESULT_FILES, JobStatus, checkpoint_prefix, result_key
 from tests.faults.conftest import ALL, WAIT_SECONDS, Fleet
 from tests.processes import wait_until
 
@@ -86,6 +86,20 @@ def test_a_killed_horse_is_survived_by_its_job(
     fleet.proxy.release(drop=True)
     assert_done(fleet, job_id, undisturbed, {1, 2})
     assert worker.poll() is None
+
+
+@pytest.mark.parametrize("stage", ["starting", "inverting", "finishing", "written"] if ALL else ["written"])
+def test_a_change_that_got_through_without_its_answer_is_no_loss(fleet: Fleet, undisturbed: str, stage: str) -> None:
+    """The connection alone ends; Redis is there again at once, as behind what balances or takes over."""
+    worker = fleet.start()
+    fleet.ready()
+    fleet.horse_of(worker)
+    job_id = reach(fleet, stage)
+    fleet.proxy.release(drop=True)
+    assert_done(fleet, job_id, undisturbed, {1})
+    assert {file.key for file in fleet.store.files("jobs")} == {
+        result_key(fleet.service.records.get(job_id), name) for name in RESULT_FILES
+    }
 
 
 @pytest.mark.parametrize("times", [1, 2] if ALL else [2])

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from app.contract import JobStatus
-from tests.faults.conftest import ALL, LONG_FRAMES, LONG_UPLOAD, Fleet, in_full, outcome_alone
+from tests.faults.conftest import ALL, LEASE_SECONDS, LONG_FRAMES, LONG_UPLOAD, Fleet, in_full, outcome_alone
 from tests.processes import alive, wait_until
 
 Two = tuple[subprocess.Popen[bytes], subprocess.Popen[bytes]]
@@ -96,7 +96,7 @@ def test_a_helper_that_is_cut_off_is_done_without(fleet: Fleet, alone: str) -> N
     helper.send_signal(signal.SIGCONT)
     wait_until(lambda: b'"helping"' in fleet.log_of(helper), 60)
     fleet.proxy.cut()
-    time.sleep(8)
+    time.sleep(LEASE_SECONDS + 5)
     fleet.proxy.mend()
     assert_alike(fleet, job_id, alone)
     assert fleet.service.records.get(job_id).attempt == 1

@@ -10,7 +10,7 @@ from threading import Thread
 import pytest
 from redis import Redis
 
-from app.contract import JobStatus, MediaInfo, Upload, checkpoint_prefix, results_prefix, upload_key
+from app.contract import Job, JobStatus, MediaInfo, Upload, checkpoint_prefix, result_key, results_prefix, upload_key
 from app.ids import new_id
 from app.records import Records, now
 from app.settings import Settings
@@ -280,39 +280,54 @@ def test_files_are_listed_a_page_at_a_time(tmp_path: Path) -> None:
         assert store.files("nothing") == []
 
 
+def ended(service: Service, status: JobStatus) -> Job:
+    job_id = service.submit()
+    for to in (JobStatus.starting, JobStatus.processing, JobStatus.finalizing, status):
+        job = service.records.move(job_id, to)
+    return job
+
+
+def made(job: Job, settings: Settings, hours_old: float = 0) -> tuple[Path, Path]:
+    """The output of a job, and that of an attempt that another took over from."""
+    own = put(Path(settings.files) / result_key(job, "output"), hours_old)
+    return own, put(own.parent.with_name("19700101T000000000000") / own.name, hours_old)
+
+
 def test_results_without_a_record_go_once_their_time_is_over(
     service: Service, settings: Settings, employ: Employ
 ) -> None:
     """A worker that another took over from may put files after their job was purged."""
     week = settings.result_ttl_seconds / HOURS
-    old, new, known = (new_id("job"), new_id("job"), service.submit())
-    files = {job_id: result_of(job_id, settings) for job_id in (old, new, known)}
-    age(files[old], week + 1)
-    age(files[known], week + 1)
+    old, new = (result_of(new_id("job"), settings) for _ in range(2))
+    kept, other = made(ended(service, JobStatus.succeeded), settings, week + 1)
+    age(old, week + 1)
     employ().tidy()
-    assert [path.exists() for path in files.values()] == [False, True, True]
+    assert [path.exists() for path in (old, new, kept, other)] == [False, True, True, False]
 
 
-def test_what_other_attempts_made_goes_when_a_job_ends(service: Service, settings: Settings, employ: Employ) -> None:
-    """All of it where the job did not succeed."""
-    for status, expected in ((JobStatus.succeeded, [False, True]), (JobStatus.failed, [False, False])):
-        job_id = service.submit()
-        for to in (JobStatus.starting, JobStatus.processing, JobStatus.finalizing):
-            service.records.move(job_id, to, attempt=2)
-        made = [put(Path(settings.files) / results_prefix(job_id) / n / "output.mp4") for n in ("1", "2")]
-        employ().forget(service.records.move(job_id, status))
-        assert [path.exists() for path in made] == expected
+@pytest.mark.parametrize(("status", "kept"), [(JobStatus.succeeded, True), (JobStatus.failed, False)])
+def test_what_came_to_nothing_goes_when_a_job_ends(
+    service: Service, settings: Settings, employ: Employ, status: JobStatus, kept: bool
+) -> None:
+    job = ended(service, status)
+    own, other = made(job, settings)
+    employ().forget(job.id)
+    assert (own.exists(), other.exists()) == (kept, False)
 
 
 def test_a_job_that_is_tried_again_keeps_what_it_has(service: Service, settings: Settings, employ: Employ) -> None:
-    service.end(job_id := service.submit())
-    failed = service.records.get(job_id)
-    service.records.move(job_id, JobStatus.queued)
-    scratch = scratch_of(job_id, settings)
-    kept = put(Path(settings.files) / checkpoint_prefix(job_id) / "steps-0.json")
-    employ().forget(failed)
-    assert scratch.exists()
-    assert kept.exists()
+    """Also once it has succeeded, by the time that somebody clears up after its failure."""
+    job = ended(service, JobStatus.failed)
+    service.records.move(job.id, JobStatus.queued)
+    scratch = scratch_of(job.id, settings)
+    kept = put(Path(settings.files) / checkpoint_prefix(job.id) / "steps-0.json")
+    employ().forget(job.id)
+    assert (scratch.exists(), kept.exists()) == (True, True)
+    for to in (JobStatus.starting, JobStatus.processing, JobStatus.finalizing, JobStatus.succeeded):
+        job = service.records.move(job.id, to)
+    output, _ = made(job, settings)
+    employ().forget(job.id)
+    assert output.exists()
 
 
 def test_checkpoints_go_with_their_job(service: Service, settings: Settings, employ: Employ) -> None:
@@ -321,10 +336,11 @@ def test_checkpoints_go_with_their_job(service: Service, settings: Settings, emp
         job_id: put(Path(settings.files) / checkpoint_prefix(job_id) / "steps-0.json")
         for job_id in (service.submit() for _ in range(3))
     }
-    ended, gone, live = kept
+    failed, gone, live = kept
     keeper = employ()
-    keeper.ledger.failed(ended, INTERNAL_ERROR, None)
-    keeper.forget(keeper.records.get(ended))
+    keeper.ledger.failed(failed, INTERNAL_ERROR, None)
+    assert keeper._ended.get_nowait() == failed
+    keeper.forget(failed)
     assert [path.exists() for path in kept.values()] == [False, True, True]
     service.end(gone)
     keeper.tidy()
