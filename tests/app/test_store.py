@@ -1,9 +1,11 @@
 """Files go into the store whole or not at all, and whoever sends them may stop."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from app.records import now
 from app.settings import Settings
 from app.store import CHUNK, Store
 from app.uploads import STALE_SECONDS, Uploads
@@ -37,3 +39,15 @@ def test_copies_that_a_killed_api_left_go(tmp_path: Path) -> None:
     age(old, STALE_SECONDS / 3600 + 1)
     Uploads(settings, None, None).clear()  # type: ignore[arg-type]
     assert [path.exists() for path in (old, new)] == [False, True]
+
+
+def test_files_are_listed_a_page_at_a_time(tmp_path: Path) -> None:
+    for store in (Store(str(tmp_path)), Store("memory:///")):
+        for name in ("b", "a", "c"):
+            store.put_bytes(f"uploads/{name}", b"clip")
+        store.put_bytes("jobs/x/output.mp4", b"clip")
+        first = store.files("uploads", limit=2)
+        assert [file.key for file in first] == ["uploads/a", "uploads/b"]
+        assert [file.key for file in store.files("uploads", after="uploads/b")] == ["uploads/c"]
+        assert all(abs(now() - file.last_modified) < timedelta(minutes=1) for file in first)
+        assert store.files("nothing") == []

@@ -12,9 +12,8 @@ from redis import Redis
 
 from app.contract import Job, JobStatus, MediaInfo, Upload, checkpoint_prefix, result_key, results_prefix, upload_key
 from app.ids import new_id
-from app.records import Records, now
+from app.records import now
 from app.settings import Settings
-from app.store import Store
 from tests.processes import wait_until
 from tests.worker.front_end import Service
 from worker import housekeeper
@@ -228,27 +227,7 @@ def test_what_cannot_be_deleted_does_not_stop_the_rest(service: Service, setting
     assert service.records.find(other) is None
 
 
-# --- the index of live jobs
-
-
-def test_the_index_follows_the_life_of_a_job(service: Service) -> None:
-    records, job_id = service.records, service.submit()
-    seen = [records.live_ids()]
-    for status in (JobStatus.starting, JobStatus.processing, JobStatus.failed, JobStatus.queued, JobStatus.canceled):
-        records.move(job_id, status)
-        seen.append(records.live_ids())
-    assert seen == [{job_id}, {job_id}, {job_id}, set(), {job_id}, set()]
-    records.update(job_id, attempt=1)
-    assert (records.live_ids(), records.live()) == (set(), [])
-    records.delete(job_id)
-    assert service.redis.exists("vxl:jobs:live") == 0
-
-
-def test_an_update_says_when_a_job_expires(redis_client: Redis, service: Service) -> None:
-    service.end(job_id := service.submit())
-    assert Records(redis_client).expired_ids(10) == []
-    service.records.update(job_id, expires_at=now())
-    assert service.records.expired_ids(10) == [job_id]
+# --- results and checkpoints ---------------------------------------------------------------------------------------
 
 
 def test_no_pass_reads_a_job_that_has_ended(service: Service, employ: Employ) -> None:
@@ -263,21 +242,6 @@ def test_no_pass_reads_a_job_that_has_ended(service: Service, employ: Employ) ->
     time.sleep(0.1)  # twice found missing, half a lease apart
     keeper.find_missing()
     assert service.redis.lrange("rq:queue:normal", 0, -1) == [nowhere.encode()]
-
-
-# --- the store's listing
-
-
-def test_files_are_listed_a_page_at_a_time(tmp_path: Path) -> None:
-    for store in (Store(str(tmp_path)), Store("memory:///")):
-        for name in ("b", "a", "c"):
-            store.put_bytes(f"uploads/{name}", b"clip")
-        store.put_bytes("jobs/x/output.mp4", b"clip")
-        first = store.files("uploads", limit=2)
-        assert [file.key for file in first] == ["uploads/a", "uploads/b"]
-        assert [file.key for file in store.files("uploads", after="uploads/b")] == ["uploads/c"]
-        assert all(abs(now() - file.last_modified) < timedelta(minutes=1) for file in first)
-        assert store.files("nothing") == []
 
 
 def ended(service: Service, status: JobStatus) -> Job:

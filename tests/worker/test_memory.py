@@ -68,12 +68,13 @@ with {around}():
 @pytest.mark.skipif(sys.platform != "linux", reason="only glibc has these settings")
 def test_blocks_of_a_pass_are_taken_again_as_they_are() -> None:
     """Four times 64 MiB: the system clears not a page of them, where else it clears all."""
-    faults = {}
-    for around in ("reused", "nullcontext"):
-        program = AGAIN.format(around=around)
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-        faults[around] = int(done.stdout)
-    assert faults["reused"] < 16 < 100 < faults["nullcontext"]
+
+    def faults(around: str) -> int:
+        """The least of three: a machine in need of memory takes pages back."""
+        command = [sys.executable, "-c", AGAIN.format(around=around)]
+        return min(int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) for _ in range(3))
+
+    assert faults("reused") < 16 < 100 < faults("nullcontext")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only glibc has these settings")
