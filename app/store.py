@@ -79,6 +79,10 @@ class Store:
     def put_bytes(self, key: str, body: bytes) -> None:
         obstore.put(self._store, key, body)
 
+    def get_bytes(self, key: str) -> bytes:
+        """A small file, all of it as it was at one moment. Raises FileNotFoundError where there is none."""
+        return bytes(obstore.get(self._store, key).bytes())
+
     def info(self, key: str) -> FileInfo | None:
         """Size and tag, or None where there is no such file."""
         try:

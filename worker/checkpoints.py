@@ -131,7 +131,7 @@ class StoredCheckpoints:
             self._writing.result()
 
     def _get(self, name: str) -> Kept:
-        found = json.loads(b"".join(self._store.read(self._list_of(name))))
+        found = json.loads(self._store.get_bytes(self._list_of(name)))
         if found["identity"] != self._identity:
             raise ValueError("it is of another version, or of another request")
         files: dict[str, Path] = {}

@@ -27,7 +27,9 @@ def test_a_file_that_is_given_up_leaves_nothing(tmp_path: Path) -> None:
     assert store.files("") == []
     store.put_file("jobs/a", tmp_path / "clip", each)
     assert len(calls) == 4
-    assert b"".join(store.read("jobs/a")) == bytes(CHUNK) + b"rest"
+    assert b"".join(store.read("jobs/a")) == store.get_bytes("jobs/a") == bytes(CHUNK) + b"rest"
+    with pytest.raises(FileNotFoundError):
+        store.get_bytes("jobs/b")
 
 
 def test_copies_that_a_killed_api_left_go(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_a_worker_that_lost_its_lease_writes_nothing(fleet: Fleet, undisturbed: 
     keys = {result_key(fleet.service.records.get(job_id), name) for name in RESULT_FILES}
     wait_until(lambda: {file.key for file in fleet.store.files("jobs")} == keys)
     (manifest,) = (key for key in keys if key.endswith(RESULT_FILES["manifest"]))
-    assert json.loads(b"".join(fleet.store.read(manifest)))["attempt"] == 2
+    assert json.loads(fleet.store.get_bytes(manifest))["attempt"] == 2
     assert (first.poll(), second.poll()) == (None, None)
 
 

@@ -43,7 +43,7 @@ def reach(fleet: Fleet, stage: str) -> str:
 
 def steps_kept(fleet: Fleet, job_id: str) -> int:
     try:
-        kept = json.loads(b"".join(fleet.store.read(f"{checkpoint_prefix(job_id)}/steps-0.json")))
+        kept = json.loads(fleet.store.get_bytes(f"{checkpoint_prefix(job_id)}/steps-0.json"))
     except FileNotFoundError:
         return 0
     return int(kept["told"]["steps"])
