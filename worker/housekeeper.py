@@ -26,11 +26,11 @@ from app.records import IllegalTransition, UnknownJob, now
 from app.settings import Settings
 from app.store import FoundFile, Store, brief
 from worker import tenants
+from worker.lease import MISSING
 from worker.ledger import Ledger
 
 log = structlog.get_logger(__name__)
 
-MISSING = "vxl:missing"  # sorted set: ids of jobs found in no place, by the time when first seen so
 LEADER = "vxl:housekeeper"  # name of the worker that keeps house, for a lease
 
 # The leader stays it for as long as it renews its lease: KEYS[1] LEADER, ARGV its name and milliseconds.

@@ -9,6 +9,10 @@ from rq.utils import now
 
 from worker.ticket import Ticket
 
+# Sorted set: ids of jobs on their way to a worker, or in no place, by when that was first so. Whoever takes a job notes
+# it, and not who finds it: else a job that was lost with the worker that keeps house would be found late.
+MISSING = "vxl:missing"
+
 # KEYS: a registry. ARGV: an entry, seconds. By the clock of Redis, as workers may have any.
 RENEW = "redis.call('ZADD', KEYS[1], 'XX', redis.call('TIME')[1] + ARGV[2], ARGV[1])"
 

@@ -26,7 +26,7 @@ from app.records import IllegalTransition, Records, UnknownJob, now
 from app.settings import QUEUES, Settings
 from worker import board, tenants
 from worker.control import INTERNAL_ERROR
-from worker.lease import Lease, Places
+from worker.lease import MISSING, Lease, Places
 from worker.metrics import Metrics
 from worker.ticket import LeaseLost
 
@@ -38,6 +38,13 @@ LOSSES: dict[Loss, str] = {
     "stalled": "It came no further.",
     "out_of_memory": "It took more memory than its machine has.",
 }
+
+# KEYS: a queue, its intermediate list, MISSING.
+TAKE = """
+local id = redis.call('LMOVE', KEYS[1], KEYS[2], 'LEFT', 'RIGHT')
+if id then redis.call('ZADD', KEYS[3], redis.call('TIME')[1], id) end
+return id
+"""
 
 LIVE = frozenset({JobStatus.starting, JobStatus.processing, JobStatus.finalizing})
 
@@ -63,7 +70,7 @@ class Ledger:
     def take(self, allowed: frozenset[str]) -> tuple[Job, QueuedJob] | None:
         """The next job that may run, from the highest queue that has one. allowed: functions that may be called.
 
-        LMOVE for one queue after the other: RQ's BLPOP over several loses a job whose worker dies just then.
+        One queue after the other: RQ's BLPOP over several loses a job whose worker dies just then.
         """
         for queue in self.queues.values():
             while raw := self._next(queue):
@@ -75,7 +82,7 @@ class Ledger:
     def _next(self, queue: Queue) -> bytes | None:
         if limit := self.settings.tenant_jobs:
             return tenants.take(self.redis, queue.key, queue.intermediate_queue_key, limit)
-        return cast(bytes | None, self.redis.lmove(queue.key, queue.intermediate_queue_key))
+        return cast(bytes | None, self.redis.eval(TAKE, 3, queue.key, queue.intermediate_queue_key, MISSING))
 
     def _fetch(self, job_id: str, allowed: frozenset[str]) -> QueuedJob | None:
         """The call that was queued; one that is gone is made again, one that is not allowed is dropped."""

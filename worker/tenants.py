@@ -10,10 +10,11 @@ from redis import Redis
 from redis.client import Pipeline
 
 from app.records import TENANTS
+from worker.lease import MISSING
 
 RUNNING = "vxl:tenant:"
 
-# KEYS: a queue, its intermediate list, TENANTS. ARGV: RUNNING, jobs of a tenant, `take` or `look`.
+# KEYS: a queue, its intermediate list, TENANTS, MISSING. ARGV: RUNNING, jobs of a tenant, `take` or `look`.
 # The first job that may run, in the order of the queue.
 NEXT = """
 for _, id in ipairs(redis.call('LRANGE', KEYS[1], 0, -1)) do
@@ -22,6 +23,7 @@ for _, id in ipairs(redis.call('LRANGE', KEYS[1], 0, -1)) do
         if ARGV[3] == 'take' then
             redis.call('LREM', KEYS[1], 1, id)
             redis.call('RPUSH', KEYS[2], id)
+            redis.call('ZADD', KEYS[4], redis.call('TIME')[1], id)
             if tenant then redis.call('SADD', ARGV[1] .. tenant, id) end
         end
         return id
@@ -47,7 +49,7 @@ def any_ready(redis: Redis, queue: str, intermediate: str, limit: int) -> bool:
 
 
 def _next(redis: Redis, queue: str, intermediate: str, limit: int, what: str) -> bytes | None:
-    return cast(bytes | None, redis.eval(NEXT, 3, queue, intermediate, TENANTS, RUNNING, str(limit), what))
+    return cast(bytes | None, redis.eval(NEXT, 4, queue, intermediate, TENANTS, MISSING, RUNNING, str(limit), what))
 
 
 def release(job_id: str, pipe: Pipeline) -> None:

@@ -10,7 +10,17 @@ from threading import Thread
 import pytest
 from redis import Redis
 
-from app.contract import Job, JobStatus, MediaInfo, Upload, checkpoint_prefix, result_key, results_prefix, upload_key
+from app.contract import (
+    TASK,
+    Job,
+    JobStatus,
+    MediaInfo,
+    Upload,
+    checkpoint_prefix,
+    result_key,
+    results_prefix,
+    upload_key,
+)
 from app.ids import new_id
 from app.records import now
 from app.settings import Settings
@@ -228,6 +238,16 @@ def test_what_cannot_be_deleted_does_not_stop_the_rest(service: Service, setting
 
 
 # --- results and checkpoints ---------------------------------------------------------------------------------------
+
+
+def test_a_job_that_is_lost_on_its_way_is_found_by_a_housekeeper_that_is_new(service: Service, employ: Employ) -> None:
+    """What it was taken by is gone, and that one kept house: it is known since when it is on its way."""
+    job_id = service.submit()
+    taker = employ().ledger
+    assert taker.take(frozenset({TASK}))
+    time.sleep(1.1)  # more than half a lease, counted in whole seconds
+    employ().find_missing()
+    assert service.redis.lrange("rq:queue:normal", 0, -1) == [job_id.encode()]
 
 
 def test_no_pass_reads_a_job_that_has_ended(service: Service, employ: Employ) -> None:
