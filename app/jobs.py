@@ -30,12 +30,11 @@ from app.contract import (
     JobStatus,
     MediaInfo,
     Progress,
-    checkpoint_prefix,
     job_urls,
-    results_prefix,
 )
 from app.errors import Problem, invalid
 from app.ids import new_id
+from app.keys import checkpoint_prefix, results_prefix
 from app.records import Also, IllegalTransition, Records, UnknownJob, nothing, now
 from app.settings import QUEUES, Settings
 from app.store import Store

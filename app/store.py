@@ -1,4 +1,4 @@
-"""Files by key, on a local disk or in S3. Keys are made here, never from what a client typed."""
+"""Files by key, on a local disk or in S3."""
 
 import errno
 import heapq

@@ -16,9 +16,10 @@ from obstore.exceptions import BaseError
 from starlette.datastructures import Headers
 
 from app.containers import UploadKind
-from app.contract import MediaInfo, Upload, upload_key
+from app.contract import MediaInfo, Upload
 from app.errors import Problem, invalid
 from app.ids import new_id
+from app.keys import upload_key
 from app.probe import probe
 from app.records import Records, now
 from app.settings import Settings

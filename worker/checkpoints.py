@@ -22,7 +22,7 @@ from obstore.exceptions import BaseError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from app.contract import checkpoint_prefix
+from app.keys import checkpoint_prefix
 from app.store import Store, brief
 from worker.solver.keeper import Reached
 from worker.solver.stages import Frames

@@ -21,7 +21,8 @@ from rq import worker_registration
 from rq.executions import Execution
 from rq.job import Job as QueuedJob
 
-from app.contract import RESULT_FILES, JobStatus, checkpoint_prefix, result_key, results_prefix, upload_key
+from app.contract import RESULT_FILES, JobStatus
+from app.keys import checkpoint_prefix, result_key, results_prefix, upload_key
 from app.records import IllegalTransition, UnknownJob, now
 from app.settings import Settings
 from app.store import FoundFile, Store, brief

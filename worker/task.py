@@ -16,19 +16,9 @@ import torch
 from obstore.exceptions import BaseError
 from redis.exceptions import RedisError
 
-from app.contract import (
-    RESULT_FILES,
-    Estimated,
-    Job,
-    JobMetrics,
-    JobStatus,
-    Manifest,
-    OutputInfo,
-    Version,
-    result_key,
-    upload_key,
-)
+from app.contract import RESULT_FILES, Estimated, Job, JobMetrics, JobStatus, Manifest, OutputInfo, Version
 from app.degradations import task_of
+from app.keys import result_key, upload_key
 from app.records import IllegalTransition, Records, UnknownJob, now
 from app.restoration import Restoration
 from app.settings import Settings

@@ -9,8 +9,9 @@ from fastapi.responses import StreamingResponse
 
 from app.api.jobs import matches
 from app.api.wiring import JobId, Services, Wired
-from app.contract import RESULT_FILES, JobStatus, result_key
+from app.contract import RESULT_FILES, JobStatus
 from app.errors import Problem
+from app.keys import result_key
 from app.records import now
 from app.store import FileInfo
 

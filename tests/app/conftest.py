@@ -16,8 +16,9 @@ import uvicorn
 from redis import Redis
 
 from app.api.wiring import Services
-from app.contract import Upload, upload_key
+from app.contract import Upload
 from app.embedded_redis import EmbeddedRedis
+from app.keys import upload_key
 from app.main import create_app
 from app.records import Records
 from app.settings import Settings

@@ -6,7 +6,8 @@ from typing import Any
 import httpx
 import pytest
 
-from app.contract import JobStatus, result_key
+from app.contract import JobStatus
+from app.keys import result_key
 from app.records import Records, now
 from tests.app.conftest import Server, assert_problem
 from tests.app.test_api_lifecycle import advance

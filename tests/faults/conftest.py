@@ -16,9 +16,10 @@ import torch
 from redis import Redis
 
 from app import embedded_redis
-from app.contract import TERMINAL, Job, JobStatus, checkpoint_prefix, result_key, upload_key
+from app.contract import TERMINAL, Job, JobStatus
 from app.embedded_redis import EmbeddedRedis
 from app.jobs import Jobs
+from app.keys import checkpoint_prefix, result_key, upload_key
 from app.records import Records
 from app.settings import Settings
 from app.store import Store

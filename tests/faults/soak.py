@@ -26,8 +26,9 @@ from rich.console import Console
 from rich.table import Table
 
 from app import embedded_redis
-from app.contract import TERMINAL, JobStatus, upload_key
+from app.contract import TERMINAL, JobStatus
 from app.embedded_redis import EmbeddedRedis
+from app.keys import upload_key
 from app.store import Store
 from tests.faults.conftest import FRAMES, LONG_FRAMES, LONG_UPLOAD, UPLOAD, Fleet, clip, ending
 from tests.faults.proxy import Proxy

@@ -6,7 +6,8 @@ import signal
 
 import pytest
 
-from app.contract import RESULT_FILES, JobStatus, result_key
+from app.contract import RESULT_FILES, JobStatus
+from app.keys import result_key
 from tests.faults.conftest import ALL, Fleet
 from tests.faults.test_kill import assert_done, reach
 from tests.processes import alive, wait_until

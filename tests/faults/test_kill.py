@@ -6,7 +6,8 @@ import signal
 
 import pytest
 
-from app.contract import RESULT_FILES, JobStatus, checkpoint_prefix, result_key
+from app.contract import RESULT_FILES, JobStatus
+from app.keys import checkpoint_prefix, result_key
 from tests.faults.conftest import ALL, WAIT_SECONDS, Fleet
 from tests.processes import wait_until
 

@@ -11,7 +11,8 @@ import pytest
 from redis import Redis
 
 from app import embedded_redis
-from app.contract import JobStatus, upload_key
+from app.contract import JobStatus
+from app.keys import upload_key
 from app.store import Store
 from tests.faults.conftest import ALL, UPLOAD, Fleet, clip, ending
 from tests.faults.proxy import Proxy

@@ -10,8 +10,9 @@ import httpx
 import pytest
 from redis import Redis
 
-from app.contract import JobStatus, result_key, upload_key
+from app.contract import JobStatus
 from app.embedded_redis import EmbeddedRedis
+from app.keys import result_key, upload_key
 from app.settings import Settings
 from tests.app.conftest import Server, assert_problem, running
 from tests.faults.conftest import ALL, FRAMES, UPLOAD, WAIT_SECONDS, Fleet, clip, ending, in_full

@@ -10,18 +10,9 @@ from threading import Thread
 import pytest
 from redis import Redis
 
-from app.contract import (
-    TASK,
-    Job,
-    JobStatus,
-    MediaInfo,
-    Upload,
-    checkpoint_prefix,
-    result_key,
-    results_prefix,
-    upload_key,
-)
+from app.contract import TASK, Job, JobStatus, MediaInfo, Upload
 from app.ids import new_id
+from app.keys import checkpoint_prefix, result_key, results_prefix, upload_key
 from app.records import now
 from app.settings import Settings
 from tests.processes import wait_until
