@@ -11,19 +11,20 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from obstore.exceptions import GenericError
 from pydantic import BaseModel, Field
+from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from app.away import away
 from app.invalid import field_of, reason_of
 from app.probe import Refused
-from app.records import REDIS_AWAY, IllegalTransition, UnknownJob
+from app.records import IllegalTransition, UnknownJob
 from app.store import brief
 
 log = structlog.get_logger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
-AWAY = (*REDIS_AWAY, GenericError)  # the latter of the store: S3 does not answer
 AWAY_SECONDS = 2  # the Retry-After while something the service needs is away
 
 
@@ -94,7 +95,7 @@ def problem_of(error: Exception) -> Problem:
         case IllegalTransition():
             detail = f"The job is {error.job.status}, which does not allow this."
             return Problem(409, "wrong_state", detail)
-        case _ if isinstance(error, AWAY):
+        case _ if away(error):
             return Problem(503, "unavailable", "The service is briefly unavailable.", retry_after=AWAY_SECONDS)
         case _:
             return Problem(500, "internal_error", "The service failed. The request id finds it in our logs.")
@@ -121,14 +122,16 @@ def render(request: Request, error: Exception) -> Response:
 
 
 async def handle(request: Request, error: Exception) -> Response:
-    if isinstance(error, AWAY):
+    if isinstance(error, RedisError) and not away(error):
+        raise error  # nobody foresaw that
+    if away(error):
         log.warning("Redis or the store is away", kind=type(error).__name__, error=brief(error))
     return render(request, error)
 
 
 def install(app: FastAPI) -> None:
     """Render every foreseen error; what nobody foresaw is caught further out, where it is also logged and counted."""
-    foreseen = (HTTPException, RequestValidationError, Refused, UnknownJob, IllegalTransition, *AWAY)
+    foreseen = (HTTPException, RequestValidationError, Refused, UnknownJob, IllegalTransition, RedisError, GenericError)
     for kind in foreseen:
         app.add_exception_handler(kind, handle)
 

@@ -45,7 +45,7 @@ JOB_ID = re.compile(r"job_[0-9a-z]{26}")
 
 @dataclass(frozen=True)
 class QueueState:
-    """How long a queue is, and since when its first job waits."""
+    """How long a queue is, and how long the one of its jobs that waits the longest has done so."""
 
     name: str
     depth: int
@@ -155,22 +155,23 @@ class Jobs:
 
     def queues(self) -> list[QueueState]:
         """Every queue's state, read without touching anything."""
+        return [self._state(name, queue) for name, queue in self._queues.items()]
+
+    def _state(self, name: str, queue: Queue) -> QueueState:
+        ids = queue.get_job_ids()
+        with self.redis.pipeline(transaction=False) as pipe:
+            for job_id in ids:
+                pipe.hget(QueuedJob.key_for(job_id), "enqueued_at")
+            # Not of the first alone: what was given back is there anew, in front of those that wait.
+            since = [utcparse(raw.decode()) for raw in cast(list[bytes | None], pipe.execute()) if raw]
+        return QueueState(name, len(ids), max(0.0, (now() - min(since)).total_seconds()) if since else 0.0)
+
+    def _check_room(self) -> None:
         with self.redis.pipeline(transaction=False) as pipe:
             for queue in self._queues.values():
                 pipe.llen(queue.key)
-                pipe.lindex(queue.key, 0)
-            answers = pipe.execute()
-        return [
-            QueueState(name, depth, self._waited(first))
-            for name, depth, first in zip(self._queues, answers[::2], answers[1::2], strict=True)
-        ]
-
-    def _waited(self, first: bytes | None) -> float:
-        raw = first and cast(bytes | None, self.redis.hget(QueuedJob.key_for(first.decode()), "enqueued_at"))
-        return max(0.0, (now() - utcparse(raw.decode())).total_seconds()) if raw else 0.0
-
-    def _check_room(self) -> None:
-        if sum(queue.depth for queue in self.queues()) >= self.settings.max_queue:
+            depths = cast(list[int], pipe.execute())
+        if sum(depths) >= self.settings.max_queue:
             detail = f"{self.settings.max_queue} jobs are waiting already."
             raise Problem(503, "queue_full", detail, retry_after=QUEUE_FULL_RETRY_SECONDS)
 

@@ -73,7 +73,7 @@ class QueueCollector(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         depth = GaugeMetricFamily("visionxl_queue_depth", "Jobs waiting", labels=["queue"])
         age = GaugeMetricFamily(
-            "visionxl_queue_oldest_job_age_seconds", "How long the next job has waited", labels=["queue"]
+            "visionxl_queue_oldest_job_age_seconds", "How long the oldest job has waited", labels=["queue"]
         )
         try:
             queues = self.jobs.queues()

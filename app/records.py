@@ -19,22 +19,27 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar, cast
 
+import structlog
+from pydantic import ValidationError
 from redis import Redis
-from redis import exceptions as redis_errors
 from redis.client import Pipeline
 
 from app.contract import TERMINAL, TRANSITIONS, Job, JobStatus, Progress, Upload
 
-# It does not answer, or takes no writes: passing things all.
-REDIS_AWAY = (
-    redis_errors.ConnectionError,
-    redis_errors.TimeoutError,
-    redis_errors.ReadOnlyError,
-    redis_errors.OutOfMemoryError,
-)
+log = structlog.get_logger(__name__)
+
 TENANTS = "vxl:tenants"
 EVENTS_KEPT = 1000
 UPLOAD_JOBS_KEPT_SECONDS = 60 * 86400
+
+# KEYS: a job's record, progress and events, and a registry of executions. ARGV: an entry there, or nothing; JSON; how
+# many events to keep.
+PROGRESS = """
+if ARGV[1] ~= '' and not redis.call('ZSCORE', KEYS[4], ARGV[1]) then return end
+if redis.call('EXISTS', KEYS[1]) == 0 then return end
+redis.call('SET', KEYS[2], ARGV[2])
+redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[3], '*', 'event', 'progress', 'data', ARGV[2])
+"""
 
 T = TypeVar("T")
 Also = Callable[[Pipeline], object]  # adds commands to the transaction that writes a record
@@ -119,11 +124,12 @@ class Records:
         return self._atomically(key, attempt)
 
     def find(self, job_id: str) -> Job | None:
+        """The job; None, too, where another version wrote its record and this one cannot read that."""
         return self._find([job_id])[0]
 
     def get(self, job_id: str) -> Job:
-        """The job; raises UnknownJob."""
-        job = self.find(job_id)
+        """The job; raises UnknownJob, or pydantic's ValidationError where another version wrote it."""
+        job = self._read([job_id], _job)[0]
         if job is None:
             raise UnknownJob(job_id)
         return job
@@ -188,7 +194,7 @@ class Records:
             raw = cast(bytes | None, pipe.get(key))
             if raw is None:
                 raise UnknownJob(job_id)
-            job = Job.model_validate_json(raw)
+            job = Job.model_validate_json(raw, extra="ignore")
             if job.status not in TERMINAL:
                 raise IllegalTransition(job, job.status)
             pipe.multi()
@@ -203,12 +209,14 @@ class Records:
 
     # --- what goes on meanwhile
 
-    def progress(self, job_id: str, progress: Progress) -> None:
-        """Record progress of a job that still exists."""
-        with self.redis.pipeline() as pipe:
-            pipe.set(f"vxl:job:{job_id}:progress", progress.model_dump_json(), xx=True)
-            self._event(pipe, job_id, "progress", progress.model_dump_json())
-            pipe.execute()
+    def progress(self, job_id: str, progress: Progress, held: tuple[str, str] | None = None) -> None:
+        """Record progress of a job that goes on.
+
+        held: a sorted set and the entry there that says who has the job; nothing is written where it is gone
+        """
+        key, (registry, entry) = f"vxl:job:{job_id}", held or ("", "")
+        keys = key, f"{key}:progress", f"{key}:events", registry
+        self.redis.eval(PROGRESS, len(keys), *keys, entry, progress.model_dump_json(), str(EVENTS_KEPT))
 
     def events(self, job_id: str, after: str = "0-0") -> list[Event]:
         """What happened since the event with the id `after`."""
@@ -239,11 +247,14 @@ class Records:
     # --- how it is read and written
 
     def _find(self, ids: list[str]) -> list[Job | None]:
+        return self._read(ids, _readable)
+
+    def _read(self, ids: list[str], job_of: Callable[[bytes | None, bytes | None], Job | None]) -> list[Job | None]:
         if not ids:
             return []
         keys = [f"vxl:job:{job_id}{part}" for part in ("", ":progress") for job_id in ids]
         values = cast(list[bytes | None], self.redis.mget(keys))
-        return [_job(*pair) for pair in zip(values[: len(ids)], values[len(ids) :], strict=True)]
+        return [job_of(*pair) for pair in zip(values[: len(ids)], values[len(ids) :], strict=True)]
 
     def _change(self, job_id: str, change: Callable[[Job], Job], event: str | None, also: Also = nothing) -> Job:
         key = f"vxl:job:{job_id}"
@@ -252,7 +263,7 @@ class Records:
             raw = cast(bytes | None, pipe.get(key))
             if raw is None:
                 raise UnknownJob(job_id)
-            job = Job.model_validate(change(Job.model_validate_json(raw)).model_dump())
+            job = Job.model_validate(change(Job.model_validate_json(raw, extra="ignore")).model_dump())
             pipe.multi()
             self._write(pipe, job)
             if event:
@@ -286,7 +297,16 @@ class Records:
 
 
 def _job(record: bytes | None, progress: bytes | None) -> Job | None:
+    """What another version added to the record is passed over."""
     if record is None:
         return None
-    job = Job.model_validate_json(record)
+    job = Job.model_validate_json(record, extra="ignore")
     return job.model_copy(update={"progress": Progress.model_validate_json(progress)}) if progress else job
+
+
+def _readable(record: bytes | None, progress: bytes | None) -> Job | None:
+    try:
+        return _job(record, progress)
+    except ValidationError as error:
+        log.error("a job's record cannot be read: another version wrote it", at=error.errors()[0]["loc"])
+        return None

@@ -2,9 +2,9 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 QUEUES = ("high", "normal", "low")  # RQ queues, in the order in which workers empty them
@@ -71,6 +71,12 @@ class Settings(BaseSettings):
     result_ttl_seconds: int = Field(7 * 24 * 3600, ge=1)
 
     log_format: Literal["console", "json"] = "console"
+
+    @model_validator(mode="after")
+    def _leases_are_renewed_in_time(self) -> Self:
+        if self.lease_seconds < 3 * self.heartbeat_seconds:
+            raise ValueError("VXL_LEASE_SECONDS has to be three times VXL_HEARTBEAT_SECONDS, or more")
+        return self
 
     @property
     def sizes_to_compile(self) -> list[tuple[int, int]]:

@@ -79,8 +79,8 @@ class Attempt:
                 ledger.preempted(job_id, lease)
             case "stall", _:
                 ledger.lost(job_id, lease, "stalled")
-            case _, "out_of_memory":
-                ledger.lost(job_id, lease, "out_of_memory")
+            case _, "out_of_memory" | "store_unavailable":
+                ledger.lost(job_id, lease, ended.how)
             case _:
                 ledger.lost(job_id, lease)
 
@@ -100,7 +100,7 @@ class Help(Attempt):
         if not self.lease.held():
             self.stop("cancel", settings.cancel_grace_seconds)
         elif ledger.waiting():
-            self.stop("preempt", settings.cancel_grace_seconds)  # it stays, and its model with it
+            self.stop("preempt", settings.cancel_grace_seconds)
 
     def settle(self, ledger: Ledger, ended: Ended) -> None:
         """What does not work here is left to the worker that has the job, so that it ends no more than that one."""
@@ -110,4 +110,4 @@ class Help(Attempt):
             case "preempted" | "canceled" | "overtaken":
                 self.lease.let_go("free")
             case _:
-                self.lease.let_go("free" if self.reason else "left")
+                self.lease.let_go("free" if self.reason in ("cancel", "preempt") else "left")

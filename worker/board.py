@@ -10,29 +10,29 @@ Nothing here decides a job's fate, and a run that is solved twice comes out the 
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import cast
 
 import structlog
 from redis import Redis
 from redis.client import Pipeline
+from redis.exceptions import RedisError
 
-from app.records import REDIS_AWAY
 from worker.ticket import Ticket
 
 log = structlog.get_logger(__name__)
 
 SHARED = "vxl:shared"
 
-# KEYS[1]: runs of a job. ARGV: who asks, milliseconds until the claim ends, the runs it may have, in order.
+# KEYS[1]: runs of a job. ARGV: who asks, milliseconds until the claim ends, the runs it may have, in order. One whose
+# claim ended is not among them: whatever ended its helper may end the next.
 CLAIM = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 for n = 3, #ARGV do
     local state = redis.call('HGET', KEYS[1], ARGV[n])
-    local till = state and string.match(state, '^(%d+) ')
-    if state == 'free' or (till and tonumber(till) < now) then
+    if state == 'free' then
         redis.call('HSET', KEYS[1], ARGV[n], string.format('%d %s', now + ARGV[2], ARGV[1]))
         return ARGV[n]
     end
@@ -67,7 +67,6 @@ if state then redis.call('HSET', KEYS[1], ARGV[1], 'ours') end
 redis.call('HDEL', KEYS[1] .. ':far', ARGV[1])
 return 1
 """
-# The same. ARGV: the run, how far it is.
 # KEYS: runs of a job, SHARED, the registry of executions. ARGV: an execution there, a job, the time, runs; nothing is
 # offered where the execution is no longer there.
 OFFER = """
@@ -76,6 +75,7 @@ redis.call('DEL', KEYS[1], KEYS[1] .. ':far')
 for n = 4, #ARGV do redis.call('HSET', KEYS[1], ARGV[n], 'free') end
 redis.call('ZADD', KEYS[2], ARGV[3], ARGV[2])
 """
+# KEYS[1]: runs of a job. ARGV: the run, how far it is.
 TELL = "if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSET', KEYS[1] .. ':far', ARGV[1], ARGV[2]) end"
 
 
@@ -91,10 +91,11 @@ def close(job_id: str, pipe: Pipeline) -> None:
 
 @dataclass(frozen=True)
 class Claim:
-    """A run of another worker's job, ours for as long as it is renewed."""
+    """A run of another worker's job, ours for as long as it is renewed. offered: when, which tells offers apart."""
 
     redis: Redis
     job_id: str
+    offered: float
     run: int
     holder: str
     seconds: float
@@ -108,16 +109,19 @@ class Claim:
         self.redis.eval(LET_GO, 1, _runs(self.job_id), self.holder, str(self.run), state)
 
 
-def claim(redis: Redis, holder: str, seconds: float, without: frozenset[str]) -> Claim | None:
-    """A run to help with: of the job that was offered first, the last one that is free. without: jobs not to help."""
-    for raw in cast(list[bytes], redis.zrange(SHARED, 0, -1)):
+def claim(redis: Redis, holder: str, seconds: float, without: Collection[tuple[str, float]]) -> Claim | None:
+    """A run to help with: of the job that was offered first, the last one that is free.
+
+    without: jobs not to help, and when they were offered
+    """
+    for raw, offered in cast(list[tuple[bytes, float]], redis.zrange(SHARED, 0, -1, withscores=True)):
         job_id = raw.decode()
-        if job_id in without:
+        if (job_id, offered) in without:
             continue
         runs = sorted(map(int, cast(list[bytes], redis.hkeys(_runs(job_id)))), reverse=True)
         found = cast(bytes | None, redis.eval(CLAIM, 1, _runs(job_id), holder, _ms(seconds), *map(str, runs)))
         if found is not None:
-            return Claim(redis, job_id, int(found), holder, seconds)
+            return Claim(redis, job_id, offered, int(found), holder, seconds)
     return None
 
 
@@ -133,14 +137,14 @@ class Board:
         keys = (_runs(self.job_id), SHARED, registry)
         try:
             self.redis.eval(OFFER, 3, *keys, entry, self.job_id, str(time.time()), *map(str, runs))
-        except REDIS_AWAY as error:
+        except RedisError as error:
             log.warning("no runs offered: Redis is away", error=str(error))
 
     def take(self, run: int) -> bool:
         """Have it ourselves, or what came of it; False where another is at it, or may be: while Redis is away."""
         try:
             return bool(self.redis.eval(TAKE, 1, _runs(self.job_id), str(run)))
-        except REDIS_AWAY as error:
+        except RedisError as error:
             log.warning("no run taken: Redis is away", error=str(error))
             return False
 

@@ -5,7 +5,6 @@ and whether the job is tried again, is the parent's affair.
 """
 
 import contextlib
-import ctypes
 import importlib
 import os
 import signal
@@ -24,14 +23,13 @@ from redis.exceptions import RedisError
 from app.card import ModelCard
 from app.contract import JobError
 from app.logging import configure
+from app.parent import tied_to
 from app.records import IllegalTransition, UnknownJob
 from app.settings import Settings
 from worker.control import INTERNAL_ERROR, Canceled, Control, DeviceLost, Preempted, Shared, StoreAway, TaskFailed
 from worker.ticket import LeaseLost, Ticket
 
 log = structlog.get_logger(__name__)
-
-PR_SET_PDEATHSIG = 1
 
 Task = Callable[[str], None]
 
@@ -81,9 +79,12 @@ class Ended:
     overtaken: the record would not take the task's step, since someone else had changed it, or has taken the job back
     lost: by no fault of the job's; it may be tried again
     out_of_memory: the system killed it for that; it may be tried again
+    store_unavailable: the store did not answer; it may be tried again
     """
 
-    how: Literal["finished", "preempted", "canceled", "failed", "overtaken", "lost", "out_of_memory"]
+    how: Literal[
+        "finished", "preempted", "canceled", "failed", "overtaken", "lost", "out_of_memory", "store_unavailable"
+    ]
     error: JobError | None = None
 
 
@@ -164,7 +165,10 @@ def _run(work: Callable[[], None], say: Callable[[Message], None]) -> Ended:
     except (IllegalTransition, UnknownJob, LeaseLost) as error:
         log.warning("job overtaken", reason=str(error))
         return Ended("overtaken")
-    except (RedisError, StoreAway) as error:
+    except StoreAway as error:
+        log.error("job interrupted: the store is away", reason=str(error))
+        return Ended("store_unavailable")
+    except RedisError as error:
         log.error("job interrupted", reason=f"{type(error).__name__}: {error}")
         return Ended("lost")
     except DeviceLost as error:
@@ -183,7 +187,4 @@ def _live_and_die_with(parent: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(PermissionError):
         os.setpgid(0, 0)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before the tie was made
-        os._exit(1)
+    tied_to(parent, signal.SIGKILL)()

@@ -82,14 +82,13 @@ class Housekeeper:
             thread.join(max(0.0, deadline - time.monotonic()))
 
     def _keep(self) -> None:
-        pause, away, wall = 0.0, False, time.time() - time.monotonic()
+        pause, away, seen = 0.0, False, None
         trusted_at = time.monotonic() + 2 * self.settings.heartbeat_seconds  # it may be that Redis is just back
         while not self._stopped.wait(pause):
-            pause, asked = self.settings.heartbeat_seconds, time.monotonic()
-            if abs(time.time() - asked - wall) > self.settings.heartbeat_seconds:
-                away = True  # this machine slept, or its clock was set
-            wall = time.time() - asked
+            pause, asked, last, seen = self.settings.heartbeat_seconds, time.monotonic(), seen, None
             try:
+                # Did this process, its machine, or all of them stand still? Was the clock of Redis set?
+                away = away or (last is not None and not 0 <= self._now() - last <= self.settings.lease_seconds / 2)
                 self._leading = self.leads()
                 if time.monotonic() - asked > self.settings.heartbeat_seconds:
                     raise RedisConnectionError("it took too long to answer")
@@ -100,6 +99,7 @@ class Housekeeper:
                     self.expire_leases()
                     self.find_missing()
                     self.sweep()
+                seen = self._now()
             except RedisError as error:
                 log.warning("nobody keeps house: Redis is away", reason=str(error))
                 away = True
@@ -230,27 +230,32 @@ class Housekeeper:
                 self._purge(job_id)
 
     def _purge(self, job_id: str) -> None:
-        job = self.records.get(job_id)
-        if not job.terminal or job.expires_at is None or job.expires_at > now():
+        job = self.records.find(job_id)
+        if job is None or not job.terminal or job.expires_at is None or job.expires_at > now():
             return  # a client was faster, who wants it run again
         self.store.delete(results_prefix(job_id))
         self.records.delete(job_id, lambda pipe: pipe.delete(QueuedJob.key_for(job_id)))
         log.info("expired job purged", job_id=job_id)
 
     def _clear_orphans(self, until: float) -> None:
-        """Files that nobody will ask for. The next pass goes on where this one ends."""
+        """Files that nobody will ask for."""
         for prefix, is_orphan in ((upload_key(""), self._is_no_upload), (results_prefix(""), self._is_no_result)):
-            page = self.store.files(prefix.rstrip("/"), after=self._looked_at.get(prefix, ""), limit=FILES_PER_PASS)
-            for file in page:
+            for file in self._page(prefix):
                 if time.monotonic() > until:
                     return
-                self._looked_at[prefix] = file.key
                 if is_orphan(file, now() - file.last_modified):
                     with _tolerated(key=file.key):
                         self.store.delete(file.key)
                         log.info("file that nobody needs deleted", key=file.key)
-            if len(page) < FILES_PER_PASS:
-                self._looked_at[prefix] = ""
+
+    def _page(self, prefix: str) -> Iterator[FoundFile]:
+        """Some of the files there. The next pass goes on where this one ends."""
+        page = self.store.files(prefix.rstrip("/"), after=self._looked_at.get(prefix, ""), limit=FILES_PER_PASS)
+        for file in page:
+            self._looked_at[prefix] = file.key
+            yield file
+        if len(page) < FILES_PER_PASS:
+            self._looked_at[prefix] = ""
 
     def _is_no_upload(self, file: FoundFile, age: timedelta) -> bool:
         """No upload, and no job needs it."""
@@ -269,7 +274,7 @@ class Housekeeper:
 
     def _clear_checkpoints(self, until: float) -> None:
         """Those of jobs that ended with nobody there to clear up, or while the store was away."""
-        kept = {file.key.split("/")[1] for file in self.store.files(checkpoint_prefix("").rstrip("/"))}
+        kept = {file.key.split("/")[1] for file in self._page(checkpoint_prefix(""))}
         for job_id in kept - self.records.live_ids():
             if time.monotonic() > until:
                 return

@@ -1,8 +1,12 @@
 """A worker's claim on a job, and where RQ has jobs."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Self, cast
 
+from redis import Redis
 from redis.client import Pipeline
+from rq import Queue
 from rq.executions import Execution, ExecutionRegistry
 from rq.job import Job as QueuedJob
 from rq.utils import now
@@ -50,3 +54,17 @@ class Places:
     waiting: frozenset[str]
     between: frozenset[str]
     leased: frozenset[str]
+
+    @classmethod
+    def seen(cls, redis: Redis, queues: Collection[Queue]) -> Self:
+        """All at one moment."""
+        with redis.pipeline() as pipe:
+            for queue in queues:
+                pipe.lrange(queue.key, 0, -1)
+                pipe.lrange(queue.intermediate_queue_key, 0, -1)
+                pipe.zrange(queue.started_job_registry.key, 0, -1)
+            answers = cast(list[list[bytes]], pipe.execute())
+        waiting, between, leased = (
+            frozenset(raw.decode().partition(":")[0] for ids in answers[kind::3] for raw in ids) for kind in range(3)
+        )
+        return cls(waiting, between - leased, leased)

@@ -11,11 +11,12 @@ these places, tells of a lost worker.
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import structlog
 from redis import Redis
 from redis.client import Pipeline
+from redis.exceptions import RedisError
 from rq import Queue
 from rq.exceptions import DeserializationError, NoSuchJobError
 from rq.job import Job as QueuedJob
@@ -29,15 +30,9 @@ from worker.control import INTERNAL_ERROR
 from worker.lease import MISSING, Lease, Places
 from worker.metrics import Metrics
 from worker.ticket import LeaseLost
+from worker.verdicts import Loss, Verdict, after_loss, as_wished, too_late, uncounted
 
 log = structlog.get_logger(__name__)
-
-Loss = Literal["worker_lost", "stalled", "out_of_memory"]
-LOSSES: dict[Loss, str] = {
-    "worker_lost": "It ended, or was cut off.",
-    "stalled": "It came no further.",
-    "out_of_memory": "It took more memory than its machine has.",
-}
 
 # KEYS: a queue, its intermediate list, MISSING.
 TAKE = """
@@ -45,11 +40,6 @@ local id = redis.call('LMOVE', KEYS[1], KEYS[2], 'LEFT', 'RIGHT')
 if id then redis.call('ZADD', KEYS[3], redis.call('TIME')[1], id) end
 return id
 """
-
-LIVE = frozenset({JobStatus.starting, JobStatus.processing, JobStatus.finalizing})
-
-
-Verdict = tuple[JobStatus, dict[str, Any]]  # the state a job goes to, and what else of its record changes
 
 
 class Ledger:
@@ -63,6 +53,7 @@ class Ledger:
         self.redis, self.settings, self.metrics = connection, settings, metrics
         self.records = Records(connection)
         self.on_end: Callable[[Job], object] = lambda job: None
+        self._between = ""  # the id of a job that was taken and is not leased yet
         self.queues = {name: Queue(name, connection=connection, serializer=JSONSerializer) for name in QUEUES}
 
     # --- taking
@@ -74,10 +65,22 @@ class Ledger:
         """
         for queue in self.queues.values():
             while raw := self._next(queue):
-                queued = self._fetch(raw.decode(), allowed)
+                self._between = raw.decode()
+                queued = self._fetch(self._between, allowed)
                 if queued and (job := self._admit(queued.id)):
                     return job, queued
+                self._between = ""
         return None
+
+    def leased(self) -> None:
+        """There is a lease on the job that was taken."""
+        self._between = ""
+
+    def put_back(self) -> None:
+        """Give back a job that was taken, if Redis went away before there was a lease on it: no attempt was made."""
+        if self._between and (job := self.records.find(self._between)) and job.status is JobStatus.queued:
+            self._queue_again(job, {}, None)
+        self._between = ""
 
     def _next(self, queue: Queue) -> bytes | None:
         if limit := self.settings.tenant_jobs:
@@ -139,7 +142,7 @@ class Ledger:
         self._settle(job_id, lambda job: (JobStatus.failed, {"error": error}), lease)
 
     def canceled(self, job_id: str, lease: Lease | None) -> None:
-        self._settle(job_id, _cancel, lease)
+        self._settle(job_id, as_wished, lease)
 
     def overtaken(self, job_id: str, lease: Lease | None) -> None:
         """Its record changed under the task: canceled, or run by another. If neither, the housekeeper will find it."""
@@ -147,29 +150,16 @@ class Ledger:
 
     def preempted(self, job_id: str, lease: Lease | None) -> None:
         """Its worker has to go: to the front of the queue, the attempt not counted."""
-        self._settle(job_id, _uncounted, lease, "preempted")
+        self._settle(job_id, uncounted, lease, "preempted")
 
     def lost(self, job_id: str, lease: Lease | None, reason: Loss = "worker_lost") -> None:
         """Its worker died, hung or was cut off: to the front of the queue, unless that was the last attempt."""
 
-        def verdict(job: Job) -> Verdict:
-            attempt = max(1, job.attempt) if job.status in LIVE else job.attempt + 1  # died before the task counted
-            if attempt < self.settings.max_attempts:
-                return JobStatus.queued, {"attempt": attempt}
-            code = "out_of_memory" if reason == "out_of_memory" else "worker_lost"
-            detail = f"{LOSSES[reason]} The worker was lost {attempt} times while it ran this job."
-            return JobStatus.failed, {"error": JobError(code=code, detail=detail, retryable=True)}
-
-        self._settle(job_id, verdict, lease, reason)
+        self._settle(job_id, after_loss(reason, self.settings.max_attempts), lease, reason)
 
     def expired(self, job_id: str) -> None:
         """Its deadline passed before it started."""
-        error = JobError(code="expired", detail="The job did not start before its deadline.", retryable=True)
-
-        def verdict(job: Job) -> Verdict | None:
-            return (JobStatus.expired, {"error": error}) if job.status is JobStatus.queued else None
-
-        self._settle(job_id, verdict, None)
+        self._settle(job_id, too_late, None)
 
     def waiting(self) -> bool:
         """Whether a job waits that may run."""
@@ -179,16 +169,7 @@ class Ledger:
         return any(tenants.any_ready(self.redis, queue.key, queue.intermediate_queue_key, limit) for queue in queues)
 
     def places(self) -> Places:
-        with self.redis.pipeline() as pipe:
-            for queue in self.queues.values():
-                pipe.lrange(queue.key, 0, -1)
-                pipe.lrange(queue.intermediate_queue_key, 0, -1)
-                pipe.zrange(queue.started_job_registry.key, 0, -1)
-            answers = cast(list[list[bytes]], pipe.execute())
-        waiting, between, leased = (
-            frozenset(raw.decode().partition(":")[0] for ids in answers[kind::3] for raw in ids) for kind in range(3)
-        )
-        return Places(waiting, between - leased, leased)
+        return Places.seen(self.redis, self.queues.values())
 
     # --- how it is written
 
@@ -198,7 +179,7 @@ class Ledger:
         """Bring record and queue to what `verdict` says; None leaves both. A wish to cancel overrules it."""
         while (job := self.records.find(job_id)) is not None and not job.terminal:
             asked = job.status is JobStatus.canceling or self.records.cancel_asked_at(job_id)
-            decided = _cancel(job) if asked else verdict(job)
+            decided = as_wished(job) if asked else verdict(job)
             if decided is None:
                 return self._release(job_id, lease, forget=False)
             to, changes = decided
@@ -215,8 +196,10 @@ class Ledger:
                 return self.metrics.job_resumed(reason)
         ours = lease is not None and lease.held()
         self._release(job_id, lease, forget=True)
-        if job is not None and ours:  # the task itself ended it, and has told nobody
-            self._tell(job)
+        if job is not None and job.status is JobStatus.succeeded and ours:  # the task itself ended it, and told nobody
+            return self._tell(job)
+        if job is not None and job.terminal:
+            self.on_end(job)
         return None
 
     def _also(self, job: Job, to: JobStatus, lease: Lease | None) -> Callable[[Pipeline], None]:
@@ -280,13 +263,8 @@ class Ledger:
 
     def _tell(self, job: Job) -> None:
         log.info("job ended", job_id=job.id, status=job.status, code=job.error.code if job.error else None)
-        self.metrics.job_ended(job, self.records.cancel_asked_at(job.id))
+        asked = None
+        with suppress(RedisError):  # the job has ended, and nobody would say so again
+            asked = self.records.cancel_asked_at(job.id)
+        self.metrics.job_ended(job, asked)
         self.on_end(job)
-
-
-def _uncounted(job: Job) -> Verdict:
-    return JobStatus.queued, {"attempt": max(0, job.attempt - (job.status in LIVE))}
-
-
-def _cancel(job: Job) -> Verdict:
-    return JobStatus.canceling if job.status in LIVE else JobStatus.canceled, {}

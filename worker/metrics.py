@@ -103,7 +103,7 @@ class Metrics:
         self.observe("visionxl_job_queue_wait_seconds", waited, priority=job.request.priority)
 
     def job_resumed(self, reason: str) -> None:
-        """A job went back to the queue: preempted, stalled, worker_lost."""
+        """A job went back to the queue: preempted, stalled, worker_lost, out_of_memory, store_unavailable."""
         self.observe("visionxl_job_resumes_total", 1, reason=reason)
 
     def job_ended(self, job: Job, asked: datetime | None) -> None:

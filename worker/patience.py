@@ -10,10 +10,12 @@ from obstore.exceptions import BaseError
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
 from redis.retry import Retry
 
+from app.away import redis_away
 from app.contract import Job, JobStatus
-from app.records import REDIS_AWAY, IllegalTransition, Records
+from app.records import IllegalTransition, Records
 from app.store import Store, brief, disk_full
 from worker.control import Control, StoreAway
 
@@ -21,7 +23,8 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-REDIS_SECONDS = STORE_SECONDS = 300
+COMMAND_SECONDS = 2  # for Redis to answer
+STORE_SECONDS = 300
 MISSING_SECONDS = 20  # where the store answers that it has no such file: its disk may not be mounted
 
 
@@ -31,7 +34,7 @@ def connect(url: str) -> Redis:
     A connection that was closed meanwhile is made anew; one that does not answer is not asked again.
     """
     once_more = Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
-    return Redis.from_url(url, socket_timeout=2, socket_connect_timeout=2, retry=once_more)
+    return Redis.from_url(url, socket_timeout=COMMAND_SECONDS, socket_connect_timeout=COMMAND_SECONDS, retry=once_more)
 
 
 class Patience:
@@ -41,11 +44,11 @@ class Patience:
         self._records, self._control = records, control
 
     def get(self, job_id: str) -> Job:
-        """A record, as `Records.get`; for up to five minutes."""
+        """A record, as `Records.get`."""
         return self._with_redis(lambda: self._records.get(job_id))
 
     def move(self, job: Job, to: JobStatus, **changes: Any) -> Job:
-        """A change of state, as `Records.move`; for up to five minutes."""
+        """A change of state, as `Records.move`."""
         redis = self._records.redis
 
         def attempt() -> Job:
@@ -61,12 +64,12 @@ class Patience:
         return self._with_redis(attempt)
 
     def _with_redis(self, work: Callable[[], T]) -> T:
-        deadline = time.monotonic() + REDIS_SECONDS
+        """For as long as it takes: nobody else can take the job meanwhile."""
         while True:
             try:
                 return work()
-            except REDIS_AWAY as error:
-                if time.monotonic() > deadline:
+            except RedisError as error:
+                if not redis_away(error):
                     raise
                 log.warning("redis is away; it is tried again", error=str(error))
                 self._wait()

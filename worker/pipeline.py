@@ -129,7 +129,8 @@ class Pipeline:
         self._solver.on_chosen = lambda chosen: None
         checkpoints.put(SHARED, {}, chosen.kept())
         checkpoints.written()
-        board.offer(left[1:])
+        if checkpoints.get(SHARED):  # the store may be away, and who helps has to read it
+            board.offer(left[1:])
 
     def help(self, n: int, directory: Path, checkpoints: Checkpoints) -> bool:
         """Solve a run of a clip that another offers; False where it would come out otherwise here."""

@@ -34,6 +34,7 @@ class Meter:
         """run: the one that is helped with, of another worker's job, whose progress is told to that."""
         self.job_id, self.task, self.control, self.records, self.run = job_id, task, control, records, run
         self.board, self._far = Board(records.redis, job_id, control.ticket), (0, 0)
+        self._held = (ticket.registry, ticket.entry) if (ticket := control.ticket) else None
         self.stages: dict[str, float] = defaultdict(float)
         self._before: dict[str, float] = defaultdict(float)
         self._share_before = self._percent = 0.0
@@ -150,7 +151,7 @@ class Meter:
         self._written = began = time.monotonic()
         try:
             if self.run is None:
-                self.records.progress(self.job_id, progress())
+                self.records.progress(self.job_id, progress(), self._held)
             else:
                 self.board.tell(self.run, self._inverted, self._denoised)
         except RedisError as error:

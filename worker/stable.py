@@ -47,6 +47,7 @@ class Horse:
         self.shared = Shared()
         self.ready: Ready | None = None
         self.defunct = ""  # why it is of no use any more, if it is not
+        self.trouble = ""  # why its model does not load
         self._killed, self._oom_kills = False, oom_kills()
         self._pipe, theirs = CONTEXT.Pipe()
         self._process = CONTEXT.Process(
@@ -61,6 +62,7 @@ class Horse:
 
     def run(self, order: Order) -> None:
         """Hand over a job; `messages` tells how it went."""
+        self._oom_kills = oom_kills()
         self.shared.ask(None)
         self.shared.pulse()
         with contextlib.suppress(OSError):  # dead already, which `messages` will find
@@ -135,12 +137,13 @@ class Stable:
             return
         try:
             for message in self.horse.messages(0):
-                self._heed(self.horse, message)
+                self.heed(self.horse, message)
         except HorseGone as gone:
             self.bury(str(gone))
             return
         if self.horse.ready is None and self.horse.shared.silent_seconds() > self.settings.load_seconds:
-            self.trouble = f"the model did not load within {self.settings.load_seconds:g} seconds"
+            self.horse.trouble = f"the model did not load within {self.settings.load_seconds:g} seconds"
+            self.trouble = self.horse.trouble  # it may be that it cannot be killed
             self.horse.kill()
 
     def bury(self, why: str) -> None:
@@ -150,7 +153,7 @@ class Stable:
         if self.horse.ready is None:
             delay = min(RELOAD_SECONDS_MAX, 2.0**self._failures)
             self._failures, self._load_at = self._failures + 1, time.monotonic() + delay
-            self.trouble = self.trouble or why
+            self.trouble = self.horse.trouble or why
             log.error("the model does not load", reason=self.trouble, retry_seconds=delay)
         else:
             log.error("lost the horse", reason=why)
@@ -168,13 +171,14 @@ class Stable:
             self.horse.stop(seconds)
         self.horse = None
 
-    def _heed(self, horse: Horse, message: Message) -> None:
+    def heed(self, horse: Horse, message: Message) -> None:
+        """Take note of what it said, other than how a job ended."""
         match message:
             case Ready(model, device):
                 horse.ready, self.trouble, self.defunct, self._failures = message, "", "", 0
                 log.info("the model is loaded", model=model, device=device, pid=horse.pid)
             case Broken(reason):
-                self.trouble = reason
+                horse.trouble = reason
             case Observed():
                 self.observe(message.name, message.value, **message.labels)
             case Defunct(reason):

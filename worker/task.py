@@ -4,8 +4,8 @@
 """
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,19 +22,18 @@ from app.keys import result_key, upload_key
 from app.records import IllegalTransition, Records, UnknownJob, now
 from app.restoration import Restoration
 from app.settings import Settings
-from app.store import Store, disk_full
+from app.store import Store
 from worker.card import card_of
 from worker.checkpoints import StoredCheckpoints, digest_of
 from worker.compiled import compile_for
-from worker.control import Control, DeviceLost, NotFinite, TaskFailed
+from worker.control import Control, TaskFailed
+from worker.failures import explained, in_worker_words
 from worker.loaded import learned_of, prior_of
 from worker.outcome import Outcome
 from worker.patience import Patience, connect
 from worker.pipeline import Pipeline
 from worker.progress import Meter
 from worker.scenes import Scan, scan
-from worker.solver.batches import out_of_memory
-from worker.solver.blind import NotIdentified
 from worker.solver.prior import DiffusersPrior
 from worker.ticket import LeaseLost
 
@@ -65,20 +64,6 @@ def load(settings: Settings, control: Control) -> "Restorer":
             each=control.pulse,
         )
     return Restorer(settings, control, prior, Records(redis), Store(settings.files))
-
-
-@contextmanager
-def explained() -> Iterator[None]:
-    """What a client is to be told where a clip cannot be solved."""
-    try:
-        yield
-    except NotIdentified as error:
-        raise TaskFailed("degradation_not_identified", str(error)) from error
-    except ValueError as error:
-        raise TaskFailed("invalid_parameter", str(error)) from error
-    except NotFinite as error:
-        told = "The prior gave values that are no numbers; a wider dtype may help."
-        raise TaskFailed("not_finite", told) from error
 
 
 class Seen(NamedTuple):
@@ -112,11 +97,11 @@ class Restorer:
             waited = (started - job.queued_at).total_seconds()
             changes |= {"started_at": started, "metrics": JobMetrics(queue_seconds=round(waited, 3))}
         job = self.patience.move(job, JobStatus.starting, **changes)
-        self._guarded(job_id, lambda scratch: self._restore(job, scratch))
+        self._guarded(job, lambda scratch: self._restore(job, scratch))
 
     def help(self, job_id: str, run: int) -> None:
         """Solve a run of a job that another worker has; raises as `__call__`, LeaseLost where it is not to be done."""
-        job = self.records.get(job_id)
+        job = self.patience.get(job_id)
         meter = Meter(job.id, task_of(job.request.degradations()), self.control, self.records, run)
 
         def work(scratch: Path) -> None:
@@ -125,24 +110,21 @@ class Restorer:
                 if not pipeline.help(run, scratch, checkpoints):
                     raise LeaseLost(f"{job_id}: this worker would do it otherwise")
 
-        self._guarded(job_id, work)
+        self._guarded(job, work)
 
-    def _guarded(self, job_id: str, work: Callable[[Path], None]) -> None:
+    def _guarded(self, job: Job, work: Callable[[Path], None]) -> None:
         """Do it with a directory of its own, and put what goes wrong into a worker's words."""
-        with TemporaryDirectory(dir=self.settings.scratch, prefix=f"{job_id}-", ignore_cleanup_errors=True) as scratch:
-            try:
-                work(Path(scratch))
-            except torch.AcceleratorError as error:
-                # Whatever went wrong, no further call on this device can be trusted.
-                raise DeviceLost("cuda") from error
-            except (RuntimeError, MemoryError) as error:
-                if not out_of_memory(error):
-                    raise
-                raise TaskFailed("out_of_memory", "The clip does not fit the device's memory.", True) from error
-            except Exception as error:
-                if not disk_full(error):
-                    raise
-                raise TaskFailed("storage_full", "There is no room for the result.", True) from error
+        upload = job.request.source.upload_id
+        own = TemporaryDirectory(dir=self.settings.scratch, prefix=f"{job.id}-", ignore_cleanup_errors=True)
+        with own as scratch, in_worker_words(self.prior.device, lambda: self._reads(upload)):
+            work(Path(scratch))
+
+    def _reads(self, upload_id: str) -> bool:
+        """Whether the store has the clip; the disk that it lies on may go while it is read."""
+        try:
+            return self.store.info(upload_key(upload_id)) is not None
+        except (BaseError, OSError):
+            return False
 
     def _restore(self, job: Job, scratch: Path) -> None:
         task = task_of(job.request.degradations())

@@ -2,8 +2,6 @@
 
 import json
 import subprocess
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import imageio_ffmpeg
 import structlog
@@ -81,14 +79,17 @@ def _bytes(x: Tensor) -> Tensor:
 
 
 def _scores(clip: Tensor, truth: Tensor) -> list[float]:
-    """One for each frame; clips (T, 3, H, W) of bytes."""
-    size = f"{clip.shape[-1]}x{clip.shape[-2]}"
-    with TemporaryDirectory() as directory:
-        seen, true, log = (Path(directory) / name for name in ("seen.rgb", "true.rgb", "log.json"))
-        for path, x in ((seen, clip), (true, truth)):
-            path.write_bytes(x.permute(0, 2, 3, 1).contiguous().numpy().tobytes())
-        raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-i"]
-        score = f"[0]format=yuv444p[a];[1]format=yuv444p[b];[a][b]libvmaf=log_fmt=json:log_path={log}"
-        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *raw, str(seen), *raw, str(true)]
-        subprocess.run([*command, "-lavfi", score, "-f", "null", "-"], check=True)
-        return [frame["metrics"]["vmaf"] for frame in json.loads(log.read_text())["frames"]]
+    """One for each frame; clips (T, 3, H, W) of bytes.
+
+    Both go through one pipe, each frame beside its truth: no file is left, and ffmpeg ends, should this process die.
+    """
+    height, width = clip.shape[-2:]
+    beside = torch.cat([clip, truth], -1).permute(0, 2, 3, 1).contiguous()
+    raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{2 * width}x{height}", "-i", "-"]
+    halves = ";".join(
+        f"[{side}]crop={width}:{height}:{x}:0,format=yuv444p[{side}{side}]" for side, x in (("a", 0), ("b", width))
+    )
+    score = f"split[a][b];{halves};[aa][bb]libvmaf=log_fmt=json:log_path=/dev/stdout"
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *raw, "-lavfi", score, "-f", "null", "-"]
+    told = subprocess.run(command, input=beside.numpy().tobytes(), stdout=subprocess.PIPE, check=True).stdout
+    return [frame["metrics"]["vmaf"] for frame in json.loads(told)["frames"]]

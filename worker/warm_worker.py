@@ -3,7 +3,8 @@
 RQ's own workers start a process for every job, which would load the model every time, or run jobs in the worker itself,
 where a segfault or a hung GPU takes the worker with it. Here the parent never imports torch. It takes a job, renews its
 lease while the horse runs it, passes on the wish to cancel or to make way, kills a horse that does not follow or hangs,
-and starts another in its place. All writes that decide a job's fate are the parent's (worker/ledger.py).
+and starts another in its place. The task in the horse leads the record to `succeeded`; however else a job ends, or goes
+on, the parent writes (worker/ledger.py).
 """
 
 import json
@@ -28,19 +29,20 @@ from app.records import now
 from app.settings import QUEUES, Settings
 from worker import board
 from worker.attempt import Attempt, Help
-from worker.horse import Defunct, Ended, Observed
+from worker.horse import Ended
 from worker.housekeeper import Housekeeper
 from worker.lease import Lease
 from worker.leaving import Leaving
 from worker.ledger import Ledger
 from worker.metrics import Metrics
+from worker.patience import COMMAND_SECONDS
 from worker.stable import KILL_SECONDS, Horse, HorseGone, Stable
 from worker.ticket import LeaseLost
 
 log = structlog.get_logger(__name__)
 
 POLL_SECONDS = 0.25
-OUTAGE_SECONDS_MAX = 5.0  # less than any lease
+OUTAGE_SECONDS_MAX = 5.0
 
 
 class WarmWorker(Worker):
@@ -65,7 +67,6 @@ class WarmWorker(Worker):
             connection=connection,
             serializer="json",
             prepare_for_work=False,  # which would need Redis to be there by now
-            job_monitoring_interval=settings.heartbeat_seconds,
         )
         self.hostname, self.pid = socket.gethostname(), os.getpid()
         self.settings, self.metrics, self.allowed = settings, metrics, allowed
@@ -75,7 +76,8 @@ class WarmWorker(Worker):
         self.records = self.ledger.records
         self.running: Attempt | None = None
         self.helping: Help | None = None
-        self._strange: set[str] = set()  # ids of jobs that this worker would solve otherwise than the one that has them
+        # Jobs that this worker would solve otherwise than the one that has them, and when they were offered.
+        self._strange: set[tuple[str, float]] = set()
         self.lease_seconds = math.ceil(settings.lease_seconds)  # RQ knows but whole ones
         self._told, self._beat_at = ("", ""), 0.0
         self.leaving = Leaving(settings.drain_seconds)
@@ -107,6 +109,7 @@ class WarmWorker(Worker):
             self.stable.tend()
             try:
                 self._beat()
+                self.ledger.put_back()
                 taken = self.ledger.take(self.allowed) if self.stable.ready else None
                 if taken:
                     self._execute(*taken)
@@ -128,6 +131,7 @@ class WarmWorker(Worker):
     def _leave(self) -> None:
         self.stable.close(seconds=min(5, self.leaving.seconds_left) if self.stable.ready else 0)
         try:
+            self.ledger.put_back()
             self.register_death()  # type: ignore[no-untyped-call]
             self.connection.delete(self._info_key)
         except RedisError as error:
@@ -141,6 +145,7 @@ class WarmWorker(Worker):
         log.info("job taken", job_id=job.id, attempts=job.attempt)
         try:
             attempt = self.running = Attempt(job, Lease(queued, self.prepare_execution(queued)))
+            self.ledger.leased()
             try:
                 self._beat(at_once=True)  # RQ counted the lease by our own clock
                 self.prepare_job_execution(queued, remove_from_intermediate_queue=True)
@@ -159,7 +164,7 @@ class WarmWorker(Worker):
         """Do a run of a job that another worker has, if one is offered; whether it was."""
         if not (self.stable.ready and self.stable.ready.helps):
             return False
-        claim = board.claim(self.connection, self.name, self.settings.lease_seconds, frozenset(self._strange))
+        claim = board.claim(self.connection, self.name, self.settings.lease_seconds, self._strange)
         job = self.records.find(claim.job_id) if claim else None
         if claim is None:
             return False
@@ -174,7 +179,7 @@ class WarmWorker(Worker):
             ended = self._follow(attempt)
             log.info("helped", job_id=job.id, run=claim.run, how=ended.how)
             if ended.how == "overtaken":
-                self._strange.add(job.id)
+                self._strange.add((job.id, claim.offered))
             attempt.settle(self.ledger, ended)
         finally:
             self.helping = None
@@ -188,13 +193,9 @@ class WarmWorker(Worker):
         try:
             while True:
                 for message in horse.messages(POLL_SECONDS):
-                    match message:
-                        case Ended():
-                            return message
-                        case Observed():
-                            self.metrics.report(message.name, message.value, **message.labels)
-                        case Defunct(reason):
-                            horse.defunct = reason
+                    if isinstance(message, Ended):
+                        return message
+                    self.stable.heed(horse, message)
                 self._watch(attempt, horse)
         except HorseGone as gone:
             if not self._stop_requested:  # else there is no time
@@ -256,8 +257,8 @@ class WarmWorker(Worker):
 
     @property
     def connection_timeout(self) -> int:
-        """Seconds that RQ lets a command take; it assumes a blocking pop, and we have none."""
-        return 5
+        """Seconds that RQ lets a command take at least; it assumes a blocking pop, and we have none."""
+        return COMMAND_SECONDS
 
     def state_now(self) -> tuple[str, str]:
         """One of worker.metrics.STATES, and why."""

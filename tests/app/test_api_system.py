@@ -136,6 +136,18 @@ def test_metrics_have_a_port_of_their_own(serve: Callable[..., Any], clip: bytes
     assert not any(job_id in text for job_id in (*ids, upload_id))
 
 
+def test_a_queue_is_as_old_as_its_oldest_job(
+    api: httpx.Client, body: dict[str, Any], server: Server, redis_client: Redis
+) -> None:
+    """Which need not be the first: what was given back is there anew."""
+    _, second = (api.post("/v1/jobs", json=body).json()["id"] for _ in range(2))
+    redis_client.hset(f"rq:job:{second}", "enqueued_at", "2026-01-01T00:00:00.000000Z")
+    states = {state.name: state for state in server.services.jobs.queues()}
+    assert states["normal"].depth == 2
+    assert states["normal"].oldest_age_seconds > 3600
+    assert (states["high"].depth, states["high"].oldest_age_seconds) == (0, 0)
+
+
 def test_a_metrics_port_that_is_taken_does_not_end_the_api(serve: Callable[..., Any]) -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as taken,

@@ -32,9 +32,9 @@ from worker.attempt import Attempt
 from worker.control import Control
 from worker.horse import Ended
 from worker.lease import Lease
-from worker.ledger import LIVE
 from worker.metrics import Metrics
 from worker.ticket import LeaseLost
+from worker.verdicts import LIVE
 from worker.warm_worker import WarmWorker
 
 NEXT = {

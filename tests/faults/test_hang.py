@@ -3,12 +3,15 @@
 import json
 import os
 import signal
+import time
+from itertools import chain
+from typing import cast
 
 import pytest
 
 from app.contract import RESULT_FILES, JobStatus
 from app.keys import result_key
-from tests.faults.conftest import ALL, Fleet
+from tests.faults.conftest import ALL, LEASE_SECONDS, Fleet
 from tests.faults.test_kill import assert_done, reach
 from tests.processes import alive, wait_until
 
@@ -22,6 +25,27 @@ def test_a_horse_that_hangs_is_killed_and_its_job_goes_on(fleet: Fleet, undistur
     assert_done(fleet, job_id, undisturbed, {2})
     assert not alive(horse)
     assert worker.poll() is None
+
+
+def test_workers_that_all_stood_still_keep_their_jobs(fleet: Fleet, undisturbed: str) -> None:
+    """For longer than their leases, as on machines that were paused: who keeps house lets others renew them first."""
+    workers = [fleet.start(), fleet.start()]
+    fleet.ready(2)
+    jobs = [reach(fleet, "sampling"), fleet.submit()]
+    wait_until(lambda: fleet.service.records.get(jobs[1]).attempt == 1)
+    leader = cast(bytes, fleet.service.redis.get("vxl:housekeeper")).decode()
+    first = int(cast(bytes, fleet.service.redis.hget(f"rq:worker:{leader}", "pid")))
+    workers.sort(key=lambda worker: worker.pid != first)
+    both = [(fleet.horse_of(worker), worker.pid) for worker in workers]
+    for pid in chain(*both):
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(LEASE_SECONDS + 2)
+    for pids in both:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+        time.sleep(LEASE_SECONDS / 2)  # it wakes up before the other
+    for job_id in jobs:
+        assert_done(fleet, job_id, undisturbed, {1})
 
 
 @pytest.mark.parametrize("stage", ["sampling", "finishing", "writing the result"])

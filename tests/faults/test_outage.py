@@ -81,6 +81,24 @@ def test_a_slow_redis_slows_nothing_but_itself(fleet: Fleet, undisturbed: str) -
     assert_done(fleet, fleet.submit(), undisturbed, {1})
 
 
+@pytest.mark.parametrize("stage", ["taken", "starting", "sampling", "finishing"] if ALL else ["finishing"])
+def test_a_redis_that_takes_no_writes_costs_no_attempt(fleet: Fleet, undisturbed: str, stage: str) -> None:
+    """As where its disk is full or its replica gone: it answers all the time."""
+    redis = fleet.service.redis
+    worker = fleet.start()
+    fleet.ready()
+    fleet.horse_of(worker)
+    job_id = reach(fleet, stage)
+    redis.config_set("min-replicas-to-write", 1)
+    try:
+        fleet.proxy.release()
+        time.sleep(5)
+    finally:
+        redis.config_set("min-replicas-to-write", 0)
+    assert_done(fleet, job_id, undisturbed, {1})
+    assert worker.poll() is None
+
+
 def test_a_restart_of_redis_loses_nothing(tmp_path: Path, undisturbed: str) -> None:
     """Killed outright, with a job under way and one that waits; what it wrote down is there again."""
     Store(str(tmp_path / "files")).put_file(upload_key(UPLOAD), clip(tmp_path))

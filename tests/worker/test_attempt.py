@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from redis import Redis
 
-from worker import stable
-from worker.attempt import STALL_TIMES, Attempt
+from worker import board, stable
+from worker.attempt import STALL_TIMES, Attempt, Help, Reason
+from worker.board import Board
+from worker.horse import Ended
 
 
 def an_attempt() -> Attempt:
@@ -28,6 +31,29 @@ def test_the_limit_grows_with_what_work_takes() -> None:
         False,
         True,
     ]
+
+
+@pytest.mark.parametrize(
+    ("reason", "how", "state"),
+    [
+        (None, "finished", "done"),
+        ("preempt", "preempted", "free"),
+        ("preempt", "lost", "free"),  # it was killed to make way
+        (None, "overtaken", "free"),
+        ("stall", "lost", "left"),
+        (None, "lost", "left"),
+        (None, "out_of_memory", "left"),
+        (None, "failed", "left"),
+    ],
+)
+def test_a_run_that_does_not_work_at_a_helper_is_no_other_helper_s(
+    redis_client: Redis, reason: Reason | None, how: Any, state: str
+) -> None:
+    Board(redis_client, "job_1").offer([1])
+    claim = board.claim(redis_client, "helper", 60, ())
+    assert claim is not None
+    Help(cast(Any, None), claim, reason).settle(cast(Any, None), Ended(how))
+    assert redis_client.hget("vxl:job:job_1:runs", "1") == state.encode()
 
 
 @dataclass

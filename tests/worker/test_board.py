@@ -1,6 +1,7 @@
 """Runs that are given away, and taken back: real Redis."""
 
 import time
+from collections.abc import Collection
 
 import pytest
 from redis import Redis
@@ -8,10 +9,10 @@ from redis import Redis
 from worker import board
 from worker.board import SHARED, Board, Claim
 
-NOBODY = frozenset[str]()
 
-
-def claim(redis: Redis, holder: str = "helper", seconds: float = 60, without: frozenset[str] = NOBODY) -> Claim | None:
+def claim(
+    redis: Redis, holder: str = "helper", seconds: float = 60, without: Collection[tuple[str, float]] = ()
+) -> Claim | None:
     return board.claim(redis, holder, seconds, without)
 
 
@@ -37,8 +38,13 @@ def test_the_job_that_was_offered_first_goes_first(redis_client: Redis, offered:
     assert [one.job_id if one else None for one in found] == ["job_1", "job_1", "job_1", "job_0"]
 
 
-def test_a_job_may_be_left_alone(redis_client: Redis, offered: Board) -> None:
-    assert claim(redis_client, without=frozenset({"job_1"})) is None
+def test_a_job_may_be_left_alone_until_it_is_offered_again(redis_client: Redis, offered: Board) -> None:
+    first = claim(redis_client)
+    assert first is not None
+    strange = {(first.job_id, first.offered)}
+    assert claim(redis_client, without=strange) is None
+    offered.offer([1, 2, 3])
+    assert runs_of(claim(redis_client, without=strange)) == [3]
 
 
 def test_what_another_is_at_is_not_taken_back_until_its_claim_ends(redis_client: Redis, offered: Board) -> None:
@@ -47,19 +53,19 @@ def test_what_another_is_at_is_not_taken_back_until_its_claim_ends(redis_client:
     assert (offered.take(3), offered.take(2)) == (False, True)
     assert helping.held()  # renewed
     time.sleep(0.15)
-    assert claim(redis_client, "another") is not None
+    assert offered.take(3)
     assert not helping.held()
     helping.let_go("done")  # changes nothing any more
-    assert not offered.take(3)
+    assert redis_client.hget("vxl:job:job_1:runs", "3") == b"ours"
 
 
-def test_who_has_the_job_takes_what_ran_out(redis_client: Redis, offered: Board) -> None:
+def test_nobody_but_who_has_the_job_takes_what_ran_out(redis_client: Redis, offered: Board) -> None:
     helping = claim(redis_client, seconds=0.05)
     assert helping is not None
     time.sleep(0.1)
+    assert runs_of(*(claim(redis_client) for _ in range(3))) == [2, 1, None]
     assert offered.take(3)
     assert not helping.held()
-    assert runs_of(*(claim(redis_client) for _ in range(3))) == [2, 1, None]
 
 
 @pytest.mark.parametrize(("state", "again"), [("free", 3), ("left", 2), ("done", 2)])

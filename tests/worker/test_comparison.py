@@ -1,5 +1,7 @@
 """What a simulation says of its result is what whole clips, held side by side, say."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import worker.vmaf
+from tests.processes import alive, descendants, wait_until
 from worker.comparison import WINDOW, Comparison
 from worker.demo import SAMPLE
 from worker.learned import Learned, frechet
@@ -157,3 +160,22 @@ def test_what_is_no_network_is_named(tmp_path: Path) -> None:
         Learned(tmp_path / "lpips.pt")
     with pytest.raises(ValueError, match=r"fvd\.pt is no TorchScript"):
         Learned(fvd=tmp_path / "fvd.pt")
+
+
+HOLDING = """
+import torch
+from worker.vmaf import vmaf
+vmaf(*torch.rand(2, 150, 3, 512, 512))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="processes are looked up there")
+def test_ffmpeg_does_not_outlive_a_process_that_is_killed() -> None:
+    with subprocess.Popen([sys.executable, "-c", HOLDING]) as process:
+        try:
+            wait_until(lambda: descendants(process.pid))
+            (ffmpeg,) = descendants(process.pid)
+            assert b"ffmpeg" in Path(f"/proc/{ffmpeg}/cmdline").read_bytes()
+        finally:
+            process.kill()
+    wait_until(lambda: not alive(ffmpeg), 10)

@@ -33,7 +33,7 @@ def service(redis_client: Redis) -> Service:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(data_dir=tmp_path, lease_seconds=0.05, upload_ttl_seconds=3600)
+    return Settings(data_dir=tmp_path, heartbeat_seconds=0.01, lease_seconds=0.05, upload_ttl_seconds=3600)
 
 
 @pytest.fixture

@@ -45,6 +45,12 @@ def left(attempt: Attempt, redis: Redis) -> float:
     return until - (seconds + millionths / 1e6)
 
 
+def test_a_lease_that_two_heartbeats_may_miss_is_refused() -> None:
+    Settings(heartbeat_seconds=1, lease_seconds=3)
+    with pytest.raises(ValueError, match="VXL_LEASE_SECONDS"):
+        Settings(heartbeat_seconds=1, lease_seconds=2.9)
+
+
 def test_a_lease_goes_by_the_clock_of_redis(worker: WarmWorker, attempt: Attempt, redis_client: Redis) -> None:
     """That of its worker may be an hour behind."""
     ticket = attempt.lease.ticket

@@ -8,15 +8,23 @@ import torch
 
 log = structlog.get_logger(__name__)
 
-# What torch says where the host's memory ends: its own allocator, C++'s, and oneDNN's.
-HOST_ENDS = ("can't allocate memory", "bad_alloc", "could not create a memory object", "could not create a primitive")
+# What torch says where memory ends. On the host: its own allocator, C++'s, and oneDNN's; on a GPU, besides the error of
+# its own allocator: CUDA and cuBLAS, which also allocate for themselves.
+MEMORY_ENDS = (
+    "can't allocate memory",
+    "bad_alloc",
+    "could not create a memory object",
+    "could not create a primitive",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
 
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error means that the memory of device or host did not hold what was asked."""
     told = str(error)
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError) and any(words in told for words in HOST_ENDS)
+        isinstance(error, RuntimeError) and any(words in told for words in MEMORY_ENDS)
     )
 
 
