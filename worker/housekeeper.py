@@ -83,12 +83,13 @@ class Housekeeper:
 
     def _keep(self) -> None:
         pause, away, seen = 0.0, False, None
+        harmless = self.settings.lease_seconds - self.settings.heartbeat_seconds  # no lease runs out meanwhile
         trusted_at = time.monotonic() + 2 * self.settings.heartbeat_seconds  # it may be that Redis is just back
         while not self._stopped.wait(pause):
             pause, asked, last, seen = self.settings.heartbeat_seconds, time.monotonic(), seen, None
             try:
                 # Did this process, its machine, or all of them stand still? Was the clock of Redis set?
-                away = away or (last is not None and not 0 <= self._now() - last <= self.settings.lease_seconds / 2)
+                away = away or (last is not None and not 0 <= self._now() - last <= harmless)
                 self._leading = self.leads()
                 if time.monotonic() - asked > self.settings.heartbeat_seconds:
                     raise RedisConnectionError("it took too long to answer")
@@ -252,8 +253,8 @@ class Housekeeper:
         """Some of the files there. The next pass goes on where this one ends."""
         page = self.store.files(prefix.rstrip("/"), after=self._looked_at.get(prefix, ""), limit=FILES_PER_PASS)
         for file in page:
-            self._looked_at[prefix] = file.key
             yield file
+            self._looked_at[prefix] = file.key
         if len(page) < FILES_PER_PASS:
             self._looked_at[prefix] = ""
 
