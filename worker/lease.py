@@ -18,7 +18,10 @@ from worker.ticket import Ticket
 MISSING = "vxl:missing"
 
 # KEYS: a registry. ARGV: an entry, seconds. By the clock of Redis, as workers may have any.
-RENEW = "redis.call('ZADD', KEYS[1], 'XX', redis.call('TIME')[1] + ARGV[2], ARGV[1])"
+RENEW = """
+local time = redis.call('TIME')
+redis.call('ZADD', KEYS[1], 'XX', time[1] + time[2] / 1e6 + ARGV[2], ARGV[1])
+"""
 
 
 @dataclass(frozen=True)

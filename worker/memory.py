@@ -29,9 +29,11 @@ def free_memory(device: torch.device) -> int:
         return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     lines = Path("/proc/meminfo").read_text().splitlines()
     available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    with contextlib.suppress(OSError, ValueError):  # no container, or one without a limit ("max")
+    with contextlib.suppress(OSError, ValueError, StopIteration):  # no container, or one without a limit ("max")
         limit, used = (int((CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
-        available = min(available, limit - used)
+        lines = (CGROUP / "memory.stat").read_text().splitlines()
+        cached = next(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
+        available = min(available, limit - used + cached)  # files that were read count as used, and give way
     return available
 
 
@@ -55,6 +57,7 @@ def peak_of(work: Callable[[], object], device: torch.device) -> int:
     try:
         with reused():  # as the loop does it
             work()
+            peak = max(peak, _resident())  # what was freed is still held: a busy machine samples late
     finally:
         done.set()
         watcher.join()

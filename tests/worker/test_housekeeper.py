@@ -104,7 +104,10 @@ def test_jobs_that_have_not_expired_stay(service: Service, settings: Settings, e
     assert live in service.records.live_ids()
 
 
-def test_a_pass_is_bounded_and_the_next_goes_on(service: Service, employ: Employ) -> None:
+def test_a_pass_is_bounded_and_the_next_goes_on(
+    service: Service, employ: Employ, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(housekeeper, "PASS_SECONDS", 60)
     jobs = [service.submit() for _ in range(housekeeper.JOBS_PER_PASS + 1)]
     for job_id in jobs:
         service.end(job_id, expired_for=1)
@@ -122,20 +125,27 @@ def test_a_housekeeper_tidies_at_most_once_a_minute(service: Service, employ: Em
     assert service.records.find(job_id) is not None
 
 
-def test_one_leads_until_it_stops_renewing(redis_client: Redis, employ: Employ) -> None:
-    """Here for 50 ms."""
-    first, second = employ(), employ()
+@pytest.fixture
+def two(redis_client: Redis, settings: Settings) -> list[Housekeeper]:
+    """With leases of a minute; the first is called so."""
+    patient = settings.model_copy(update={"lease_seconds": 60})
+    return [
+        Housekeeper(redis_client, patient, Ledger(redis_client, patient, Metrics("test", "0", "bundled")), name)
+        for name in ("first", "second")
+    ]
+
+
+def test_one_leads_until_it_stops_renewing(redis_client: Redis, two: list[Housekeeper]) -> None:
+    first, second = two
     assert [keeper.leads() for keeper in (first, second, first)] == [True, False, True]
-    time.sleep(0.06)
+    assert 50_000 < redis_client.pttl(housekeeper.LEADER) <= 60_000
+    redis_client.pexpire(housekeeper.LEADER, 1)
+    time.sleep(0.05)
     assert [keeper.leads() for keeper in (second, first)] == [True, False]
 
 
-def test_the_leader_makes_way_when_it_goes(redis_client: Redis, settings: Settings) -> None:
-    patient = settings.model_copy(update={"lease_seconds": 60})
-    first, second = (
-        Housekeeper(redis_client, patient, Ledger(redis_client, patient, Metrics("test", "0", "bundled")), name)
-        for name in ("first", "second")
-    )
+def test_the_leader_makes_way_when_it_goes(redis_client: Redis, two: list[Housekeeper]) -> None:
+    first, second = two
     first.start()
     wait_until(lambda: redis_client.get(housekeeper.LEADER) == b"first")
     assert not second.leads()

@@ -57,7 +57,7 @@ def test_a_lease_goes_by_the_clock_of_redis(worker: WarmWorker, attempt: Attempt
     redis_client.zadd(ticket.registry, {ticket.entry: time.time() - 3600 + 25})
     worker.running = attempt
     worker._beat()
-    assert 23 < left(attempt, redis_client) <= 25
+    assert 24 < left(attempt, redis_client) <= 25
 
 
 def test_a_lease_that_was_lost_is_not_renewed(worker: WarmWorker, attempt: Attempt, redis_client: Redis) -> None:

@@ -1,10 +1,12 @@
 """How the size of micro-batches is chosen."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
-from worker import micro_batch
+from worker import memory, micro_batch
 from worker.memory import free_memory, peak_of
 from worker.micro_batch import WHOLE_CLIPS, choose
 
@@ -43,6 +45,16 @@ def test_what_a_frame_takes_is_measured() -> None:
 
 def test_what_is_free_is_what_the_machine_says() -> None:
     assert 64 * MIB < free_memory(CPU) < 1 << 50
+
+
+def test_files_that_were_read_leave_a_container_its_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    (tmp_path / "memory.max").write_text(f"{64 * MIB}\n")
+    (tmp_path / "memory.current").write_text(f"{60 * MIB}\n")
+    (tmp_path / "memory.stat").write_text(f"anon {9 * MIB}\nfile {51 * MIB}\ninactive_file {48 * MIB}\n")
+    assert free_memory(CPU) == 52 * MIB
+    (tmp_path / "memory.max").write_text("max\n")
+    assert free_memory(CPU) > 52 * MIB
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def restored(size):
 expected, _ = restored(1)
 frame = peak_of(lambda: restored(1), prior.device)
 pages = int(Path("/proc/self/statm").read_text().split()[0])
-resource.setrlimit(resource.RLIMIT_AS, (pages * 4096 + 3 * frame, -1))
+resource.setrlimit(resource.RLIMIT_AS, (pages * 4096 + 5 * frame // 2, -1))
 seen.clear()
 found, batches = restored(16)
 assert batches.halved >= 1, batches.halved
