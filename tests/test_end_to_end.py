@@ -73,7 +73,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0, log.read_text()[-3000:]
     assert len(family) >= 4  # Redis, API, worker, horse
-    wait_until(lambda: not any(alive(pid) for pid in family), 5)
+    assert [pid for pid in family if alive(pid)] == []
 
 
 @pytest.fixture

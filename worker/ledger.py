@@ -154,7 +154,6 @@ class Ledger:
 
     def lost(self, job_id: str, lease: Lease | None, reason: Loss = "worker_lost") -> None:
         """Its worker died, hung or was cut off: to the front of the queue, unless that was the last attempt."""
-
         self._settle(job_id, after_loss(reason, self.settings.max_attempts), lease, reason)
 
     def expired(self, job_id: str) -> None:

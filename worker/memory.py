@@ -29,10 +29,10 @@ def free_memory(device: torch.device) -> int:
         return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     lines = Path("/proc/meminfo").read_text().splitlines()
     available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    with contextlib.suppress(OSError, ValueError, StopIteration):  # no container, or one without a limit ("max")
+    with contextlib.suppress(OSError, ValueError):  # no container, or one without a limit ("max")
         limit, used = (int((CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
         lines = (CGROUP / "memory.stat").read_text().splitlines()
-        cached = next(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
+        cached = next((int(line.split()[1]) for line in lines if line.startswith("inactive_file ")), 0)
         available = min(available, limit - used + cached)  # files that were read count as used, and give way
     return available
 

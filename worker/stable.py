@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import time
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import cast
 
@@ -20,6 +21,7 @@ CONTEXT = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
 AT_ONCE = 1000  # messages read before the parent looks at anything else
 RELOAD_SECONDS_MAX = 30.0
 KILL_SECONDS = 10
+GONE_SECONDS = 0.5  # a killed process of torch takes a tenth of that to give its memory back
 OOM_COUNTS = (Path("/sys/fs/cgroup/memory.events"), Path("/proc/vmstat"))
 
 
@@ -87,6 +89,10 @@ class Horse:
         for end in (os.killpg, os.kill):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 end(self.pid, signal.SIGKILL)
+
+    def gone(self, seconds: float) -> bool:
+        """Whether it ends within so many seconds; may be asked by any thread."""
+        return bool(wait([self._process.sentinel], seconds))
 
     def stop(self, seconds: float) -> None:
         """Let it go; kill it where it will not."""
@@ -161,9 +167,10 @@ class Stable:
         self.close()
 
     def kill(self) -> None:
-        """End the horse, if there is one, without waiting for that."""
+        """End the horse, if there is one; returns once it is gone, or GONE_SECONDS later."""
         if horse := self.horse:
             horse.kill()
+            horse.gone(GONE_SECONDS)
 
     def close(self, seconds: float = 0) -> None:
         """Let the horse go, within so many seconds."""

@@ -46,7 +46,7 @@ FRAMES = 24
 LONG_FRAMES = 120  # four runs of at most 32
 LONG_UPLOAD = "up_" + 26 * "1"
 UPLOAD = "up_" + 26 * "0"
-WAIT_SECONDS = 240
+WAIT_SECONDS = 120
 in_full = pytest.mark.skipif(not ALL, reason="`make test-faults` does it")
 
 

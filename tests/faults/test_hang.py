@@ -48,7 +48,7 @@ def test_workers_that_all_stood_still_keep_their_jobs(fleet: Fleet, undisturbed:
         assert_done(fleet, job_id, undisturbed, {1})
 
 
-@pytest.mark.parametrize("stage", ["sampling", "finishing", "writing the result"] if ALL else ["finishing"])
+@pytest.mark.parametrize("stage", ["sampling", "finishing", "writing the result"])
 def test_a_worker_that_lost_its_lease_writes_nothing(fleet: Fleet, undisturbed: str, stage: str) -> None:
     """It is stopped with all it has under way; when it wakes up another has run the job, or does."""
     first = fleet.start()
